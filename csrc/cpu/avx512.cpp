@@ -1,0 +1,7 @@
+// Compiled with AVX-512 F, DQ, BW and VL.
+#define HAMILTORCH_VECTOR_BYTES 64
+#include "kernels.h"
+
+namespace hamiltorch {
+const Implementation kAvx512 = implementation("avx512");
+}

@@ -1,0 +1,7 @@
+// Vectors of 16 bytes: SSE2 on any x86-64, NEON on aarch64, and whatever the compiler makes of them elsewhere.
+#define HAMILTORCH_VECTOR_BYTES 16
+#include "kernels.h"
+
+namespace hamiltorch {
+const Implementation kBaseline = implementation("baseline");
+}

@@ -1,0 +1,222 @@
+"""Torch operators over the native kernels: schemas, fakes, CPU implementations and autograd, in one place.
+
+Reads as an index of the native surface. Both operators are functional, and the backward of ``hamiltorch::rollout`` is
+an operator of its own, so that ``torch.compile`` traces them without looking inside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _C
+from .activations import ACTIVATIONS
+from .integrators import integrator
+
+__all__ = ["rollout", "why_not_native"]
+
+_library = torch.library.Library("hamiltorch", "DEF")
+_library.define(
+    "rollout(Tensor z0, Tensor dt, Tensor[] weights, Tensor[] biases, Tensor? condition, "
+    "str activation, str method, SymInt steps, bool return_energy) -> (Tensor, Tensor)"
+)
+_library.define(
+    "rollout_backward(Tensor? grad_trajectory, Tensor? grad_energies, Tensor trajectory, Tensor dt, Tensor[] weights, "
+    "Tensor[] biases, Tensor? condition, str activation, str method) -> (Tensor, Tensor, Tensor[], Tensor[], Tensor)"
+)
+rollout = torch.ops.hamiltorch.rollout.default
+_rollout_backward = torch.ops.hamiltorch.rollout_backward.default
+
+
+def why_not_native(device: torch.device) -> str | None:
+    """None where the kernels run on ``device``, else one line that says why they do not."""
+    return None if device.type == "cpu" else f"native rollouts run on the CPU, not on {device}"
+
+
+@torch.library.impl(_library, "rollout", "CPU")
+def _rollout_cpu(
+    z0: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    method: str,
+    steps: int,
+    return_energy: bool,
+) -> tuple[Tensor, Tensor]:
+    results = trajectory, energies = _empty_results(z0, steps, return_energy)
+    z0 = z0.contiguous()
+    call = _Call(z0, dt, weights, biases, condition, activation, method, steps)
+    _C.rollout_forward(
+        call.rollout, z0.data_ptr(), trajectory.data_ptr(), _address(energies), torch.get_num_threads()
+    )
+    return results
+
+
+@torch.library.register_fake("hamiltorch::rollout", lib=_library)
+def _rollout_fake(
+    z0: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    method: str,
+    steps: int,
+    return_energy: bool,
+) -> tuple[Tensor, Tensor]:
+    return _empty_results(z0, steps, return_energy)
+
+
+@torch.library.impl(_library, "rollout_backward", "CPU")
+def _rollout_backward_cpu(
+    grad_trajectory: Tensor | None,
+    grad_energies: Tensor | None,
+    trajectory: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    method: str,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
+    grads = _empty_gradients(trajectory, dt, weights, biases, condition)
+    grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = grads
+    trajectory, grad_trajectory, grad_energies = map(_contiguous, (trajectory, grad_trajectory, grad_energies))
+    assert trajectory is not None
+    call = _Call(trajectory[:, 0], dt, weights, biases, condition, activation, method, trajectory.shape[1] - 1)
+    _C.rollout_backward(
+        call.rollout,
+        trajectory.data_ptr(),
+        _address(grad_trajectory),
+        _address(grad_energies),
+        grad_z0.data_ptr(),
+        grad_dt.data_ptr(),
+        [grad.data_ptr() for grad in grad_weights],
+        [grad.data_ptr() for grad in grad_biases],
+        _address(grad_condition),
+        torch.get_num_threads(),
+    )
+    return grads
+
+
+@torch.library.register_fake("hamiltorch::rollout_backward", lib=_library)
+def _rollout_backward_fake(
+    grad_trajectory: Tensor | None,
+    grad_energies: Tensor | None,
+    trajectory: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    method: str,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
+    return _empty_gradients(trajectory, dt, weights, biases, condition)
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, dt, weights, biases, condition, ctx.activation, ctx.method, _, ctx.return_energy = inputs
+    ctx.layers = len(weights)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[0], dt, *weights, *biases, condition)
+
+
+def _backward(ctx: Any, grad_trajectory: Tensor | None, grad_energies: Tensor | None) -> tuple[Any, ...]:
+    trajectory, dt, *parameters, condition = ctx.saved_tensors
+    weights, biases = parameters[: ctx.layers], parameters[ctx.layers :]
+    grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = _rollout_backward(
+        grad_trajectory,
+        grad_energies if ctx.return_energy else None,
+        trajectory,
+        dt,
+        weights,
+        biases,
+        condition,
+        ctx.activation,
+        ctx.method,
+    )
+    return (
+        grad_z0,
+        grad_dt,
+        grad_weights,
+        grad_biases,
+        None if condition is None else grad_condition,
+        None,
+        None,
+        None,
+        None,
+    )
+
+
+def _no_second_derivative(ctx: Any, *grads: Any) -> None:
+    raise NotImplementedError(
+        "native rollouts are differentiable once; for second derivatives through a rollout use backend='reference'"
+    )
+
+
+torch.library.register_autograd("hamiltorch::rollout", _backward, setup_context=_save_for_backward, lib=_library)
+torch.library.register_autograd("hamiltorch::rollout_backward", _no_second_derivative, lib=_library)
+
+
+def _empty_results(z0: Tensor, steps: int, return_energy: bool) -> tuple[Tensor, Tensor]:
+    rows, dim = z0.shape
+    return z0.new_empty(rows, steps + 1, dim), z0.new_empty((rows, steps + 1) if return_energy else (0,))
+
+
+def _empty_gradients(
+    trajectory: Tensor, dt: Tensor, weights: list[Tensor], biases: list[Tensor], condition: Tensor | None
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
+    return (
+        trajectory.new_empty(trajectory.shape[0], trajectory.shape[2]),
+        dt.new_empty(()),
+        [weight.new_empty(weight.shape) for weight in weights],
+        [bias.new_empty(bias.shape) for bias in biases],
+        trajectory.new_empty((0,)) if condition is None else condition.new_empty(condition.shape),
+    )
+
+
+class _Call:
+    """The native description of a call, and the contiguous tensors whose addresses it holds."""
+
+    def __init__(
+        self,
+        z0: Tensor,
+        dt: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        condition: Tensor | None,
+        activation: str,
+        method: str,
+        steps: int,
+    ) -> None:
+        self.weights = [weight.contiguous() for weight in weights]
+        self.biases = [bias.contiguous() for bias in biases]
+        self.condition = _contiguous(condition)
+        batch, dim = z0.shape
+        self.rollout = _C.Rollout(
+            z0.dtype == torch.float64,
+            dim,
+            weights[0].shape[1] - dim,
+            [weight.shape[0] for weight in weights[:-1]],
+            ACTIVATIONS[activation].code,
+            [weight.data_ptr() for weight in self.weights],
+            [bias.data_ptr() for bias in self.biases],
+            [(stage.mask, stage.coefficient) for stage in integrator(method).stages],
+            dt.item(),
+            steps,
+            batch,
+            _address(self.condition),
+        )
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
+
+
+def _address(tensor: Tensor | None) -> int:
+    """The tensor's address; 0 for none or for an empty one, which stands for none."""
+    return 0 if tensor is None or tensor.numel() == 0 else tensor.data_ptr()

@@ -1,0 +1,201 @@
+"""Whole rollouts in one call: the public functions, their checks, and the choice between native and reference."""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from . import _ops, reference
+from .integrators import integrator
+from .mlp import MLP, check_condition, describe
+
+__all__ = ["euler_rollout", "leapfrog_rollout", "rollout"]
+
+BACKENDS = ("auto", "native", "reference")
+PRECISIONS = ("float32",)
+
+
+@overload
+def rollout(
+    H: Any, z0: Tensor, dt: float | Tensor, steps: int, *, method: str,
+    condition: Tensor | None = ..., return_energy: Literal[False] = ..., precision: str = ..., backend: str = ...,
+) -> Tensor: ...
+@overload
+def rollout(
+    H: Any, z0: Tensor, dt: float | Tensor, steps: int, *, method: str,
+    condition: Tensor | None = ..., return_energy: Literal[True], precision: str = ..., backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+def rollout(
+    H: Any,
+    z0: Tensor,
+    dt: float | Tensor,
+    steps: int,
+    *,
+    method: str,
+    condition: Tensor | None = None,
+    return_energy: bool = False,
+    precision: str = "float32",
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Integrate Hamilton's equations of H from z0 and return every state.
+
+    Args:
+        H: a ``HamiltonianMLP``, an ``nn.Sequential`` of Linear layers and one supported activation, or (on the
+            reference path) any callable from z (..., 2d) [and condition] to energies (...).
+        z0: initial states (q, p), shape (..., 2d), float32 or float64.
+        dt: time step in the units of the learned dynamics; a float or a 0-d tensor (then differentiable). Negative dt
+            runs backward in time.
+        steps: number of steps, zero or more.
+        method: a name in ``hamiltorch_ext.integrators.INTEGRATORS``: "leapfrog" or "euler".
+        condition: per-trajectory input of H, shape (..., condition_dim).
+        return_energy: also return H at every state.
+        precision: arithmetic of float32 inputs; "float32". float64 inputs are always computed in float64.
+        backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
+            native where the kernels know H and the device, else reference with a warning that says why.
+
+    Returns:
+        Trajectory (..., steps + 1, 2d), index 0 is z0; with ``return_energy`` also energies (..., steps + 1). Both are
+        differentiable once in z0, dt, the condition and H's parameters (any number of times on the reference path).
+
+    Raises:
+        ValueError, TypeError: an argument's shape, dtype, device or value; the message names it.
+    """
+    integrator(method)
+    _check_state(z0)
+    dt = _checked_dt(dt, z0)
+    if isinstance(steps, bool) or not isinstance(steps, (numbers.Integral, torch.SymInt)):
+        raise TypeError(f"steps must be an integer, got {type(steps).__name__}")
+    if steps < 0:
+        raise ValueError(f"steps must be zero or positive, got {steps}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)} on {z0.device.type}, got {precision!r}")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+
+    mlp = describe(H)
+    if isinstance(mlp, MLP):
+        _check_network(mlp, z0)
+        check_condition(condition, mlp.condition_dim)
+    condition = _checked_condition(condition, z0)
+
+    if backend != "reference":
+        reason = mlp if isinstance(mlp, str) else _ops.why_not_native(z0.device)
+        if reason is None:
+            assert isinstance(mlp, MLP)
+            return _native(mlp, z0, dt, int(steps), method, condition, return_energy)
+        if backend == "native":
+            raise ValueError(f"backend='native' cannot run this rollout: {reason}")
+        warnings.warn(f"running on the torch reference path, many times slower: {reason}", stacklevel=3)
+    return reference.rollout(H, z0, dt, int(steps), method=method, condition=condition, return_energy=return_energy)
+
+
+@overload
+def leapfrog_rollout(
+    H: Any, z0: Tensor, dt: float | Tensor, steps: int, *,
+    condition: Tensor | None = ..., return_energy: Literal[False] = ..., precision: str = ..., backend: str = ...,
+) -> Tensor: ...
+@overload
+def leapfrog_rollout(
+    H: Any, z0: Tensor, dt: float | Tensor, steps: int, *,
+    condition: Tensor | None = ..., return_energy: Literal[True], precision: str = ..., backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+def leapfrog_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options: Any) -> Any:
+    """``rollout`` with ``method="leapfrog"``: kick, drift, kick (H-JEPA, Algorithm 1); three gradients a step.
+
+    Second order. Symplectic and reversible for separable H = T(p) + V(q) only: for a general MLP the explicit form is
+    neither, and ``diagnostics.symplectic_defect`` measures by how much. Arguments and results as in ``rollout``.
+    """
+    return rollout(H, z0, dt, steps, method="leapfrog", **options)
+
+
+@overload
+def euler_rollout(
+    H: Any, z0: Tensor, dt: float | Tensor, steps: int, *,
+    condition: Tensor | None = ..., return_energy: Literal[False] = ..., precision: str = ..., backend: str = ...,
+) -> Tensor: ...
+@overload
+def euler_rollout(
+    H: Any, z0: Tensor, dt: float | Tensor, steps: int, *,
+    condition: Tensor | None = ..., return_energy: Literal[True], precision: str = ..., backend: str = ...,
+) -> tuple[Tensor, Tensor]: ...
+def euler_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options: Any) -> Any:
+    """``rollout`` with ``method="euler"``: z + dt J dH/dz; one gradient a step, first order, keeps no structure.
+
+    Arguments and results as in ``rollout``. Source: H-JEPA, section 5.5 (ablation).
+    """
+    return rollout(H, z0, dt, steps, method="euler", **options)
+
+
+def _native(
+    mlp: MLP, z0: Tensor, dt: Tensor, steps: int, method: str, condition: Tensor | None, return_energy: bool
+) -> Tensor | tuple[Tensor, Tensor]:
+    batch = z0.shape[:-1]
+    rows = z0.reshape(-1, mlp.dim) if z0.numel() else z0.new_empty(0, mlp.dim)
+    if condition is not None:
+        condition = condition.reshape(rows.shape[0], mlp.condition_dim)
+    biases = [
+        weight.new_zeros(weight.shape[0]) if bias is None else bias
+        for weight, bias in zip(mlp.weights, mlp.biases, strict=True)
+    ]
+    trajectory, energies = _ops.rollout(
+        rows, dt, list(mlp.weights), biases, condition, mlp.activation, method, steps, return_energy
+    )
+    trajectory = trajectory.reshape(*batch, steps + 1, mlp.dim)
+    return (trajectory, energies.reshape(*batch, steps + 1)) if return_energy else trajectory
+
+
+def _check_state(z0: Tensor) -> None:
+    if not isinstance(z0, Tensor):
+        raise TypeError(f"z0 must be a torch.Tensor, got {type(z0).__name__}")
+    if z0.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"z0 must be float32 or float64, got {z0.dtype}")
+    if z0.ndim == 0 or z0.shape[-1] == 0 or z0.shape[-1] % 2:
+        raise ValueError(f"z0 must have shape (..., 2d) with an even last dimension, got {tuple(z0.shape)}")
+
+
+def _checked_dt(dt: float | Tensor, z0: Tensor) -> Tensor:
+    """``dt`` as a 0-d tensor of z0's dtype and device. Tensors are checked to be finite where their value is read."""
+    if isinstance(dt, Tensor):
+        if dt.ndim:
+            raise ValueError(f"dt must be a float or a 0-d tensor, got shape {tuple(dt.shape)}")
+        if not dt.dtype.is_floating_point:
+            raise TypeError(f"dt must be a floating-point tensor, got {dt.dtype}")
+        return dt.to(device=z0.device, dtype=z0.dtype)
+    if isinstance(dt, bool) or not isinstance(dt, (numbers.Real, torch.SymFloat)):
+        raise TypeError(f"dt must be a float or a 0-d tensor, got {type(dt).__name__}")
+    if dt != dt or dt in (float("inf"), float("-inf")):
+        raise ValueError(f"dt must be finite, got {dt}")
+    return torch.full((), float(dt), dtype=z0.dtype, device=z0.device)
+
+
+def _check_network(mlp: MLP, z0: Tensor) -> None:
+    if z0.shape[-1] != mlp.dim:
+        raise ValueError(f"z0 must have shape (..., {mlp.dim}) for this H, got {tuple(z0.shape)}")
+    for parameter in (*mlp.weights, *mlp.biases):
+        if parameter is None:
+            continue
+        if parameter.dtype != z0.dtype:
+            raise TypeError(f"z0 must have the dtype of H's parameters, {parameter.dtype}, got {z0.dtype}")
+        if parameter.device != z0.device:
+            raise ValueError(f"z0 must be on the device of H's parameters, {parameter.device}, got {z0.device}")
+
+
+def _checked_condition(condition: Tensor | None, z0: Tensor) -> Tensor | None:
+    """``condition`` expanded to z0's batch shape."""
+    if condition is None:
+        return None
+    if condition.dtype != z0.dtype:
+        raise TypeError(f"condition must have z0's dtype, {z0.dtype}, got {condition.dtype}")
+    if condition.device != z0.device:
+        raise ValueError(f"condition must be on z0's device, {z0.device}, got {condition.device}")
+    try:
+        return condition.expand(*z0.shape[:-1], condition.shape[-1])
+    except RuntimeError:
+        raise ValueError(
+            f"condition must have shape {(*z0.shape[:-1], condition.shape[-1])} (z0's batch), "
+            f"got {tuple(condition.shape)}"
+        ) from None
