@@ -144,8 +144,14 @@ void backward(const Description& description, Address trajectory, Address grad_t
   const Prepared<T> prepared(description);
   const std::vector<T*> weights = pointers<T>(gradients.weights), biases = pointers<T>(gradients.biases);
   const BackwardArrays<T> arrays = {
-      pointer<T>(trajectory),   pointer<T>(grad_trajectory), pointer<T>(grad_energies), pointer<T>(gradients.z0),
-      pointer<T>(gradients.dt), weights.data(),              biases.data(),             pointer<T>(gradients.condition),
+      pointer<T>(trajectory),
+      pointer<T>(grad_trajectory),
+      pointer<T>(grad_energies),
+      pointer<T>(gradients.z0),
+      pointer<T>(gradients.dt),
+      weights.data(),
+      biases.data(),
+      pointer<T>(gradients.condition),
   };
   const py::gil_scoped_release release;
   const size_t size = backward_workspace(prepared.rollout, threads);
@@ -215,9 +221,18 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
                        int32_t activation, std::vector<Address> weights, std::vector<Address> biases,
                        std::vector<std::pair<int32_t, double>> stages, double dt, int64_t steps, int64_t batch,
                        Address condition) {
-             return Description{is_double,         dim,        condition_dim, std::move(widths), activation,
-                                std::move(weights), std::move(biases), std::move(stages), dt,    steps,
-                                batch,             condition};
+             return Description{is_double,
+                                dim,
+                                condition_dim,
+                                std::move(widths),
+                                activation,
+                                std::move(weights),
+                                std::move(biases),
+                                std::move(stages),
+                                dt,
+                                steps,
+                                batch,
+                                condition};
            }),
            py::arg("is_double"), py::arg("dim"), py::arg("condition_dim"), py::arg("widths"), py::arg("activation"),
            py::arg("weights"), py::arg("biases"), py::arg("stages"), py::arg("dt"), py::arg("steps"), py::arg("batch"),
@@ -235,8 +250,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
       [](const Description& rollout, Address trajectory, Address grad_trajectory, Address grad_energies,
          Address grad_z0, Address grad_dt, std::vector<Address> grad_weights, std::vector<Address> grad_biases,
          Address grad_condition, int threads) {
-        const Gradients gradients = {grad_z0, grad_dt, std::move(grad_weights), std::move(grad_biases),
-                                     grad_condition};
+        const Gradients gradients = {grad_z0, grad_dt, std::move(grad_weights), std::move(grad_biases), grad_condition};
         (rollout.is_double ? backward<double> : backward<float>)(rollout, trajectory, grad_trajectory, grad_energies,
                                                                  gradients, threads);
       },
@@ -246,8 +260,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
       py::arg("threads"));
 
   m.def("instruction_sets", &instruction_sets, "Instruction sets that this processor runs, widest last.");
-  m.def(
-      "instruction_set", [] { return std::string(active_implementation().name); }, "The instruction set in use.");
+  m.def("instruction_set", [] { return std::string(active_implementation().name); }, "The instruction set in use.");
   m.def(
       "use_instruction_set",
       [](const std::string& name) {
@@ -263,11 +276,11 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def(
       "cuda_activation",
       [](int32_t activation, Address a, Address out, int64_t count, Address stream) {
-        if (const int error = cuda_activation(activation, pointer<float>(a), pointer<float>(out), count,
-                                              pointer<void>(stream)))
+        if (const int error =
+                cuda_activation(activation, pointer<float>(a), pointer<float>(out), count, pointer<void>(stream)))
           throw std::runtime_error("cuda_activation failed with CUDA error " + std::to_string(error) + ": " +
                                    cuda_report().message);
       },
-      "Element-wise activation of float32 device memory on a stream; a check of the CUDA path.",
-      py::arg("activation"), py::arg("a"), py::arg("out"), py::arg("count"), py::arg("stream"));
+      "Element-wise activation of float32 device memory on a stream; a check of the CUDA path.", py::arg("activation"),
+      py::arg("a"), py::arg("out"), py::arg("count"), py::arg("stream"));
 }

@@ -25,18 +25,18 @@ template <class T>
 struct BackwardTile {
   Tile<T> q[2], p[2];  // states n and n + 1, by n's parity
   FirstLayer<T> first;
-  StageTape<T>* tape;            // [stages]
-  Tile<T> qbar, pbar;            // cotangents of the state
-  Tile<T> sbar, rbar, basebar;   // cotangents of layer 1's parts; basebar gathers over the whole rollout
-  Tile<T> vq, vp, half;          // tangent of the state; scratch [rows][d]
-  Tile<T>* tangent;              // [hidden] a-dot
-  Tile<T>* tangent_value;        // [hidden] h-dot
-  Tile<T>* tangent_delta;        // [hidden] delta-dot
-  Tile<T> scratch;               // [rows][first]
-  Tile<T> condition_bar;         // [rows][condition]
-  double** bias_sums;            // [hidden] -> [width]
-  double* head_sums;             // [last]
-  double* dt_sums;               // [team_size]
+  StageTape<T>* tape;           // [stages]
+  Tile<T> qbar, pbar;           // cotangents of the state
+  Tile<T> sbar, rbar, basebar;  // cotangents of layer 1's parts; basebar gathers over the whole rollout
+  Tile<T> vq, vp, half;         // tangent of the state; scratch [rows][d]
+  Tile<T>* tangent;             // [hidden] a-dot
+  Tile<T>* tangent_value;       // [hidden] h-dot
+  Tile<T>* tangent_delta;       // [hidden] delta-dot
+  Tile<T> scratch;              // [rows][first]
+  Tile<T> condition_bar;        // [rows][condition]
+  double** bias_sums;           // [hidden] -> [width]
+  double* head_sums;            // [last]
+  double* dt_sums;              // [team_size]
 };
 
 template <class T>
@@ -45,11 +45,11 @@ struct Backward {
   BackwardArrays<T> arrays;
   Plan plan;
   Network<T> network;
-  int64_t group_rows;    // samples that all teams hold together
-  int64_t chunk_steps;   // steps between two parameter products
+  int64_t group_rows;   // samples that all teams hold together
+  int64_t chunk_steps;  // steps between two parameter products
   BackwardTile<T>* tiles;
-  Factors<T>* factors;   // [matrices()]
-  int64_t* cursors;      // [threads][matrices(), in whole cache lines]: factor rows in use, each thread's own count
+  Factors<T>* factors;  // [matrices()]
+  int64_t* cursors;     // [threads][matrices(), in whole cache lines]: factor rows in use, each thread's own count
   Barrier* barriers;
   Barrier* all;
 
@@ -212,9 +212,8 @@ class Walk {
       add_sums(tile_.bias_sums[l], network_.widths[l],
                [&](int64_t r, int64_t c) { return grad_energy(r) * load(e.delta[l].row(r) + c); });
     }
-    add_sums(tile_.head_sums, network_.last(), [&](int64_t r, int64_t c) {
-      return grad_energy(r) * load(e.value[network_.hidden - 1].row(r) + c);
-    });
+    add_sums(tile_.head_sums, network_.last(),
+             [&](int64_t r, int64_t c) { return grad_energy(r) * load(e.value[network_.hidden - 1].row(r) + c); });
     for_columns<T>(rows_, first_columns_, [&](int64_t r, int64_t c) {
       const Vec<T> bar = grad_energy(r) * load(e.delta[0].row(r) + c);
       store(tile_.sbar.row(r) + c, bar);

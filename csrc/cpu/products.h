@@ -36,8 +36,8 @@ constexpr Range share_columns(int64_t columns, int index, int count) {
   return {panels.begin * kPanel<T>, end < columns ? end : columns};
 }
 
-// C[rows][vectors * lanes] (+)= A[rows][k] B[k][...], A by row and k strides. Few accumulators are split over k, so that
-// the chain of dependent additions does not set the pace.
+// C[rows][vectors * lanes] (+)= A[rows][k] B[k][...], A by row and k strides. Few accumulators are split over k, so
+// that the chain of dependent additions does not set the pace.
 template <class T, int rows, int vectors, bool accumulate>
 inline void block(int64_t depth, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k, T* c, int64_t c_row) {
   constexpr int kLane = kLanes<T>;
@@ -83,8 +83,8 @@ inline void block(int64_t depth, const T* a, int64_t a_row, int64_t a_k, const T
 
 // `block` with the row count known only at run time.
 template <class T, int vectors, bool accumulate, int rows = kBlockRows>
-inline void block_of(int64_t count, int64_t depth, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k, T* c,
-                     int64_t c_row) {
+inline void block_of(int64_t count, int64_t depth, const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k,
+                     T* c, int64_t c_row) {
   if constexpr (rows > 0) {
     if (count == rows)
       block<T, rows, vectors, accumulate>(depth, a, a_row, a_k, b, b_k, c, c_row);
@@ -112,8 +112,8 @@ inline void panel_product(int64_t rows, int64_t columns, int64_t depth, const T*
 // One weight matrix (or the columns of layer 1 that belong to q or to p) as the products read it.
 template <class T>
 struct Weight {
-  const T* rows;         // [out][stride], torch's own memory
-  int64_t stride;        // distance between rows, at least `in`
+  const T* rows;   // [out][stride], torch's own memory
+  int64_t stride;  // distance between rows, at least `in`
   int64_t out, in;
   const T* forward;   // panels of the transpose, [out / kPanel][in][kPanel], or null: read `rows`
   const T* backward;  // panels of the matrix, [in / kPanel][out][kPanel], or null: read `rows`

@@ -1,8 +1,8 @@
 // SIMD vectors by the compiler's vector extension, so that one source serves every instruction set.
 //
 // This header and the others it serves are compiled once per instruction set. All they define is in an unnamed
-// namespace, and they call no inline function of the standard library: a copy compiled for AVX-512 must never be the one
-// that the linker keeps for everybody.
+// namespace, and they call no inline function of the standard library: a copy compiled for AVX-512 must never be the
+// one that the linker keeps for everybody.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -23,15 +23,17 @@ struct Simd;
 template <>
 struct Simd<float> {
   typedef float Vector __attribute__((vector_size(kVectorBytes)));
-  typedef int32_t Bits __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
 };
 template <>
 struct Simd<double> {
   typedef double Vector __attribute__((vector_size(kVectorBytes)));
-  typedef int64_t Bits __attribute__((vector_size(kVectorBytes)));
+  typedef uint64_t Bits __attribute__((vector_size(kVectorBytes)));
 };
 template <class T>
 using Vec = typename Simd<T>::Vector;
+template <class T>
+using Mask = decltype(Vec<T>{} < Vec<T>{});
 template <class T>
 inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 

@@ -1,5 +1,5 @@
-// The device query and one small kernel: the CUDA path from compiler to launch, on which the rollout kernels will stand.
-// The runtime is linked statically and is only ever asked, so the module imports where there is no driver.
+// The device query and one small kernel: the CUDA path from compiler to launch, on which the rollout kernels will
+// stand. The runtime is linked statically and is only ever asked, so the module imports where there is no driver.
 #include <cuda_runtime.h>
 
 #include <cstdio>

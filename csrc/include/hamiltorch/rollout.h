@@ -50,8 +50,8 @@ struct BackwardArrays {
   T* grad_condition;         // [batch][condition_dim], null where condition_dim is 0
 };
 
-// CPU. `threads` is the most that may be used; results depend on it only through rounding, and are the same bits for the
-// same value. `workspace` is aligned to 64 bytes.
+// CPU. `threads` is the most that may be used; results depend on it only through rounding, and are the same bits for
+// the same value. `workspace` is aligned to 64 bytes.
 template <class T>
 size_t forward_workspace(const Rollout<T>& rollout, int threads);
 template <class T>
