@@ -50,13 +50,10 @@ def _rollout_cpu(
     results = trajectory, energies = _empty_results(z0, steps, return_energy)
     z0 = z0.contiguous()
     call = _Call(z0, dt, weights, biases, condition, activation, method, steps)
-    _C.rollout_forward(
-        call.rollout, z0.data_ptr(), trajectory.data_ptr(), _address(energies), torch.get_num_threads()
-    )
+    _C.rollout_forward(call.rollout, z0.data_ptr(), trajectory.data_ptr(), _address(energies), torch.get_num_threads())
     return results
 
 
-@torch.library.register_fake("hamiltorch::rollout", lib=_library)
 def _rollout_fake(
     z0: Tensor,
     dt: Tensor,
@@ -85,8 +82,8 @@ def _rollout_backward_cpu(
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
     grads = _empty_gradients(trajectory, dt, weights, biases, condition)
     grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = grads
-    trajectory, grad_trajectory, grad_energies = map(_contiguous, (trajectory, grad_trajectory, grad_energies))
-    assert trajectory is not None
+    trajectory = trajectory.contiguous()
+    grad_trajectory, grad_energies = _contiguous(grad_trajectory), _contiguous(grad_energies)
     call = _Call(trajectory[:, 0], dt, weights, biases, condition, activation, method, trajectory.shape[1] - 1)
     _C.rollout_backward(
         call.rollout,
@@ -103,7 +100,6 @@ def _rollout_backward_cpu(
     return grads
 
 
-@torch.library.register_fake("hamiltorch::rollout_backward", lib=_library)
 def _rollout_backward_fake(
     grad_trajectory: Tensor | None,
     grad_energies: Tensor | None,
@@ -158,6 +154,8 @@ def _no_second_derivative(ctx: Any, *grads: Any) -> None:
     )
 
 
+torch.library.register_fake("hamiltorch::rollout", _rollout_fake, lib=_library)
+torch.library.register_fake("hamiltorch::rollout_backward", _rollout_backward_fake, lib=_library)
 torch.library.register_autograd("hamiltorch::rollout", _backward, setup_context=_save_for_backward, lib=_library)
 torch.library.register_autograd("hamiltorch::rollout_backward", _no_second_derivative, lib=_library)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class Activation:
     module: type[nn.Module]
     value: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor], Tensor]
-    recognises: Callable[[nn.Module], bool] = lambda module: True
+    recognises: Callable[[Any], bool] = lambda module: True
 
 
 def _softplus_derivative(a: Tensor) -> Tensor:
@@ -63,11 +64,11 @@ ACTIVATIONS: dict[str, Activation] = {
         nn.Softplus,
         F.softplus,
         _softplus_derivative,
-        lambda m: m.beta == 1 and m.threshold == SOFTPLUS_THRESHOLD,  # type: ignore[union-attr]
+        lambda module: (module.beta, module.threshold) == (1, SOFTPLUS_THRESHOLD),
     ),
     "tanh": Activation(1, nn.Tanh, torch.tanh, _tanh_derivative),
     "silu": Activation(2, nn.SiLU, F.silu, _silu_derivative),
-    "gelu": Activation(3, nn.GELU, F.gelu, _gelu_derivative, lambda m: m.approximate == "none"),  # type: ignore[union-attr]
+    "gelu": Activation(3, nn.GELU, F.gelu, _gelu_derivative, lambda module: module.approximate == "none"),
     "sin": Activation(4, Sin, torch.sin, torch.cos),
 }
 

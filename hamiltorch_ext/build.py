@@ -26,6 +26,6 @@ def build_info() -> dict[str, Any]:
         "instruction_sets": _C.instruction_sets(),
         "threads": torch.get_num_threads(),
         "cuda_architectures": [a for a in cuda["architectures"].split(",") if a],
-        "cuda_device": f"{cuda['name']} (compute capability {cuda['capability'] / 10:.1f})" if cuda["available"] else None,
+        "cuda_device": f"{cuda['name']} (sm_{cuda['capability']})" if cuda["available"] else None,
         "cuda_message": cuda["message"],
     }

@@ -71,7 +71,8 @@ def symplectic_defect(H: Callable[..., Tensor], z: Tensor, dt: float, method: st
     identity = torch.eye(d, dtype=z.dtype, device=z.device)
     zero = torch.zeros_like(identity)
     J = torch.cat((torch.cat((zero, identity), 1), torch.cat((-identity, zero), 1)), 0)
-    return torch.linalg.matrix_norm(jacobian.mT @ J @ jacobian - J)
+    defect: Tensor = torch.linalg.matrix_norm(jacobian.mT @ J @ jacobian - J)
+    return defect
 
 
 def reversibility_error(H: Any, z0: Tensor, dt: float, steps: int, method: str = "leapfrog") -> Tensor:
@@ -81,4 +82,5 @@ def reversibility_error(H: Any, z0: Tensor, dt: float, steps: int, method: str =
     """
     there = rollout(H, z0, dt, steps, method=method)
     back = rollout(H, there[..., -1, :], -dt, steps, method=method)
-    return torch.linalg.vector_norm(back[..., -1, :] - z0, dim=-1)
+    error: Tensor = torch.linalg.vector_norm(back[..., -1, :] - z0, dim=-1)
+    return error

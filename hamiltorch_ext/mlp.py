@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -89,8 +90,7 @@ class HamiltonianMLP(nn.Module):
         self.activation, self.condition_dim = activation, int(condition_dim)
         widths = (self.dim + self.condition_dim, *self.hidden, 1)
         self.layers = nn.ModuleList(
-            nn.Linear(n_in, n_out, device=device, dtype=dtype)
-            for n_in, n_out in zip(widths[:-1], widths[1:], strict=True)
+            nn.Linear(n_in, n_out, device=device, dtype=dtype) for n_in, n_out in pairwise(widths)
         )
 
     @property
@@ -184,19 +184,19 @@ def _parse_sequential(network: nn.Sequential) -> tuple[list[nn.Linear], str]:
     modules = list(network)
     linears, activations = modules[0::2], modules[1::2]
     if len(modules) < 3 or len(modules) % 2 == 0 or any(type(layer) is not nn.Linear for layer in linears):
-        names = ", ".join(type(module).__name__ for module in modules)
-        raise ValueError(f"network must alternate Linear and activation, Linear first and last, got ({names})")
-    names = {activation_of(module) for module in activations}
-    if len(names) != 1 or None in names:
+        got = ", ".join(type(module).__name__ for module in modules)
+        raise ValueError(f"network must alternate Linear and activation, Linear first and last, got ({got})")
+    names = [activation_of(module) for module in activations]
+    if names[0] is None or len(set(names)) != 1:
         got = ", ".join(sorted({repr(module) for module in activations}))
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, the same in every layer, got {got}")
     dense = [layer for layer in linears if isinstance(layer, nn.Linear)]
-    for before, after in zip(dense[:-1], dense[1:], strict=True):
+    for before, after in pairwise(dense):
         if before.out_features != after.in_features:
             raise ValueError(f"network's layers must fit together, got {before} before {after}")
     if dense[-1].out_features != 1:
         raise ValueError(f"network must end in one output (the energy), got {dense[-1].out_features}")
-    return dense, str(names.pop())
+    return dense, names[0]
 
 
 def _check_architecture(dim: int, hidden: Sequence[int], activation: str, condition_dim: int) -> None:

@@ -21,13 +21,29 @@ PRECISIONS = ("float32",)
 
 @overload
 def rollout(
-    H: Any, z0: Tensor, dt: float | Tensor, steps: int, *, method: str,
-    condition: Tensor | None = ..., return_energy: Literal[False] = ..., precision: str = ..., backend: str = ...,
+    H: Any,
+    z0: Tensor,
+    dt: float | Tensor,
+    steps: int,
+    *,
+    method: str,
+    condition: Tensor | None = ...,
+    return_energy: Literal[False] = ...,
+    precision: str = ...,
+    backend: str = ...,
 ) -> Tensor: ...
 @overload
 def rollout(
-    H: Any, z0: Tensor, dt: float | Tensor, steps: int, *, method: str,
-    condition: Tensor | None = ..., return_energy: Literal[True], precision: str = ..., backend: str = ...,
+    H: Any,
+    z0: Tensor,
+    dt: float | Tensor,
+    steps: int,
+    *,
+    method: str,
+    condition: Tensor | None = ...,
+    return_energy: Literal[True],
+    precision: str = ...,
+    backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def rollout(
     H: Any,
@@ -95,13 +111,27 @@ def rollout(
 
 @overload
 def leapfrog_rollout(
-    H: Any, z0: Tensor, dt: float | Tensor, steps: int, *,
-    condition: Tensor | None = ..., return_energy: Literal[False] = ..., precision: str = ..., backend: str = ...,
+    H: Any,
+    z0: Tensor,
+    dt: float | Tensor,
+    steps: int,
+    *,
+    condition: Tensor | None = ...,
+    return_energy: Literal[False] = ...,
+    precision: str = ...,
+    backend: str = ...,
 ) -> Tensor: ...
 @overload
 def leapfrog_rollout(
-    H: Any, z0: Tensor, dt: float | Tensor, steps: int, *,
-    condition: Tensor | None = ..., return_energy: Literal[True], precision: str = ..., backend: str = ...,
+    H: Any,
+    z0: Tensor,
+    dt: float | Tensor,
+    steps: int,
+    *,
+    condition: Tensor | None = ...,
+    return_energy: Literal[True],
+    precision: str = ...,
+    backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def leapfrog_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options: Any) -> Any:
     """``rollout`` with ``method="leapfrog"``: kick, drift, kick (H-JEPA, Algorithm 1); three gradients a step.
@@ -114,13 +144,27 @@ def leapfrog_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **optio
 
 @overload
 def euler_rollout(
-    H: Any, z0: Tensor, dt: float | Tensor, steps: int, *,
-    condition: Tensor | None = ..., return_energy: Literal[False] = ..., precision: str = ..., backend: str = ...,
+    H: Any,
+    z0: Tensor,
+    dt: float | Tensor,
+    steps: int,
+    *,
+    condition: Tensor | None = ...,
+    return_energy: Literal[False] = ...,
+    precision: str = ...,
+    backend: str = ...,
 ) -> Tensor: ...
 @overload
 def euler_rollout(
-    H: Any, z0: Tensor, dt: float | Tensor, steps: int, *,
-    condition: Tensor | None = ..., return_energy: Literal[True], precision: str = ..., backend: str = ...,
+    H: Any,
+    z0: Tensor,
+    dt: float | Tensor,
+    steps: int,
+    *,
+    condition: Tensor | None = ...,
+    return_energy: Literal[True],
+    precision: str = ...,
+    backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def euler_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options: Any) -> Any:
     """``rollout`` with ``method="euler"``: z + dt J dH/dz; one gradient a step, first order, keeps no structure.
