@@ -1,0 +1,64 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each makes what it needs: a virtual environment with a
+# pinned torch, and the native build.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+RUN ?= runs/demo
+PRESET ?= paper
+
+sources := $(shell find csrc hamiltorch_ext python -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml constraints.txt
+native := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+
+.PHONY: demo test check sanitize pytest smoke benchmark docs clean
+
+demo: $(VENV)/worlds
+	$(BIN)/hamiltorch-worlds demo --preset $(PRESET) --run $(RUN)
+
+test: check sanitize pytest smoke
+
+$(VENV)/made:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/worlds: $(VENV)/made $(sources)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[worlds]'
+	touch $@
+
+$(VENV)/test: $(VENV)/made $(sources)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[worlds,test]'
+	touch $@
+
+check: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(native)
+
+# The native core without Python, under the sanitizers; warnings are errors here.
+sanitize: $(VENV)/test
+	for sanitizers in address,undefined thread; do \
+	  $(BIN)/cmake -S . -B build/sanitize-$$sanitizers -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
+	    -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 -DHAMILTORCH_CUDA=OFF -DHAMILTORCH_WARNINGS_AS_ERRORS=ON \
+	    -DHAMILTORCH_SANITIZE=$$sanitizers > /dev/null && \
+	  $(BIN)/cmake --build build/sanitize-$$sanitizers > /dev/null && \
+	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/native_test || exit 1; \
+	done
+
+pytest: $(VENV)/test
+	$(BIN)/python -m pytest
+
+smoke: $(VENV)/test
+	rm -rf build/smoke
+	$(BIN)/hamiltorch-worlds demo --preset quick --run build/smoke
+
+benchmark: $(VENV)/made $(sources)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[bench]'
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/made $(sources)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[docs,worlds]'
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf build dist site $(VENV)
