@@ -1,0 +1,204 @@
+"""Claims about structure, measured: what is symplectic and reversible, what is not, and the order of each method."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers import make_problem, sequential
+
+from hamiltorch_ext import HamiltonianMLP, diagnostics, integrators, leapfrog_rollout, reference, rollout
+
+
+def separable(z):
+    """T(p) + V(q), neither of them quadratic."""
+    q, p = z.chunk(2, dim=-1)
+    return torch.cosh(p).sum(-1) + (q.square() / 2 + torch.cos(q.roll(1, -1))).sum(-1)
+
+
+def quadratic(z):
+    return z.square().sum(-1) / 2
+
+
+def mlp(d=4):
+    """A smooth, non-separable energy whose curvature matters at a step of one half: the negative control."""
+    return HamiltonianMLP.from_sequential(sequential(make_problem(d=d, hidden=(32, 16), activation="tanh", gain=1.5)))
+
+
+def states(n=6, d=4):
+    return torch.randn(n, 2 * d, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+def test_leapfrog_is_symplectic_on_a_separable_energy():
+    assert diagnostics.symplectic_defect(separable, states(), 0.3).max() < 1e-13
+
+
+def test_leapfrog_is_not_symplectic_on_an_mlp():
+    assert diagnostics.symplectic_defect(mlp(), states(), 0.5).min() > 1e-3
+
+
+def test_euler_is_not_symplectic_even_on_a_separable_energy():
+    # Explicit Euler on the harmonic oscillator has determinant 1 + dt^2 per degree of freedom.
+    z, dt = states(2, 1), 0.1
+    defect = diagnostics.symplectic_defect(quadratic, z, dt, method="euler")
+    torch.testing.assert_close(defect, torch.full((2,), math.sqrt(2) * dt**2, dtype=torch.float64))
+
+
+def test_defect_of_an_mlp_falls_as_the_square_of_the_step():
+    H, z = mlp(), states()
+    coarse, fine = (diagnostics.symplectic_defect(H, z, dt).norm() for dt in (0.02, 0.01))
+    assert math.log2(coarse / fine) == pytest.approx(2, abs=0.1)
+
+
+def test_step_jacobian_of_the_oscillator_by_hand():
+    dt = 0.2
+    jacobian = diagnostics.step_jacobian(quadratic, torch.zeros(2, dtype=torch.float64), dt)
+    a = 1 - dt**2 / 2
+    expected = torch.tensor([[a, dt], [-dt * (1 - dt**2 / 4), a]], dtype=torch.float64)
+    torch.testing.assert_close(jacobian, expected)
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+def test_shapes(batch):
+    z = torch.randn(*batch, 8, dtype=torch.float64)
+    assert diagnostics.step_jacobian(mlp(), z, 0.1).shape == (*batch, 8, 8)
+    assert diagnostics.symplectic_defect(mlp(), z, 0.1).shape == batch
+    assert diagnostics.reversibility_error(mlp(), z, 0.1, 3).shape == batch
+    drift = diagnostics.energy_drift(torch.randn(*batch, 5), scale=1.0)
+    assert drift.absolute.shape == drift.relative.shape == batch
+
+
+def test_jacobian_matches_finite_differences():
+    H, z = mlp(d=1), states(1, 1)[0]
+    jacobian = diagnostics.step_jacobian(H, z, 0.5)
+    for i in range(2):
+        e = torch.eye(2, dtype=torch.float64)[i] * 1e-6
+        ahead, behind = (leapfrog_rollout(H, z + s * e, 0.5, 1)[1] for s in (1, -1))
+        torch.testing.assert_close(jacobian[:, i], (ahead - behind) / 2e-6, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.filterwarnings("ignore:running on the torch reference path")
+def test_leapfrog_is_reversible_on_a_separable_energy():
+    assert diagnostics.reversibility_error(separable, states(), 0.1, 20).max() < 1e-12
+
+
+def test_leapfrog_is_not_reversible_on_an_mlp():
+    assert diagnostics.reversibility_error(mlp(), states(), 0.5, 4).min() > 1e-3
+
+
+def test_leapfrog_is_reversible_on_a_separable_mlp():
+    """The same through the native kernels: an MLP is separable where no hidden unit sees both halves."""
+    H, z = separable_mlp(), states()
+    assert diagnostics.symplectic_defect(H, z, 0.3).max() < 1e-13
+    assert diagnostics.reversibility_error(H, z, 0.3, 20).max() < 1e-12
+
+
+def test_euler_is_not_reversible():
+    assert diagnostics.reversibility_error(mlp(), states(), 0.5, 4, method="euler").min() > 1e-3
+
+
+def separable_mlp(d=4):
+    """No hidden unit sees both halves of the state, so H = T(p) + V(q)."""
+    problem = make_problem(d=d, hidden=(32,), activation="tanh", gain=1.5)
+    problem.weights[0][:16, d:] = 0
+    problem.weights[0][16:, :d] = 0
+    return sequential(problem)
+
+
+# Explicit leapfrog is of second order where H is separable; for a general H its kicks lack the half of the mixed
+# derivative's term that an implicit kick would have, and it is of first order.
+ORDERS = {("leapfrog", "separable"): 2, ("leapfrog", "general"): 1, ("euler", "separable"): 1, ("euler", "general"): 1}
+
+
+@pytest.mark.parametrize(("method", "energy"), ORDERS)
+def test_order(method, energy):
+    """The error after a fixed time falls with the method's order."""
+    H, z, time = {"separable": separable_mlp, "general": mlp}[energy](), states(), 1.0
+    with torch.no_grad():
+        exact = classical_runge_kutta(H, z, time / 512, 512)
+        errors = [(rollout(H, z, time / n, n, method=method)[:, -1] - exact).norm() for n in (128, 256)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDERS[method, energy], abs=0.1)
+
+
+def classical_runge_kutta(H, z, dt, steps):
+    """Fourth order, for an exact solution that none of the library's methods has a part in."""
+
+    def field(z):
+        dq, dp = reference.gradient(H, z).chunk(2, -1)
+        return torch.cat((dp, -dq), -1)
+
+    for _ in range(steps):
+        k1 = field(z)
+        k2 = field(z + dt / 2 * k1)
+        k3 = field(z + dt / 2 * k2)
+        z = z + dt / 6 * (k1 + 2 * k2 + 2 * k3 + field(z + dt * k3))
+    return z
+
+
+@pytest.mark.parametrize("method", integrators.INTEGRATORS)
+def test_the_table_states_the_order_on_separable_energies(method):
+    assert integrators.INTEGRATORS[method].order == ORDERS[method, "separable"]
+
+
+def test_energy_drift_is_what_it_says():
+    energies = torch.tensor([[1.0, 1.5, 0.0], [3.0, 3.0, 3.0]])
+    drift = diagnostics.energy_drift(energies)
+    assert drift.absolute.tolist() == [1.0, 0.0]
+    torch.testing.assert_close(drift.relative, drift.absolute / math.sqrt(2))
+    assert diagnostics.energy_drift(energies, scale=4.0).relative.tolist() == [0.25, 0.0]
+
+
+@pytest.mark.parametrize("c", [1e-3, 7.0])
+def test_relative_drift_does_not_change_with_the_scale_of_the_energy(c):
+    """(c H, dt / c) is the same map: the absolute drift can be made small by shrinking H, the relative one cannot."""
+    H, scaled = mlp(), mlp()
+    with torch.no_grad():
+        scaled.layers[-1].weight.mul_(c)
+        scaled.layers[-1].bias.mul_(c)
+    z = states()
+    trajectory, energies = leapfrog_rollout(H, z, 0.5, 20, return_energy=True)
+    same, scaled_energies = leapfrog_rollout(scaled, z, 0.5 / c, 20, return_energy=True)
+    torch.testing.assert_close(same, trajectory, rtol=1e-9, atol=1e-11)
+    drift, scaled_drift = map(diagnostics.energy_drift, (energies, scaled_energies))
+    torch.testing.assert_close(scaled_drift.absolute, c * drift.absolute, rtol=1e-7, atol=1e-11)
+    torch.testing.assert_close(scaled_drift.relative, drift.relative, rtol=1e-7, atol=1e-11)
+
+
+def test_energy_of_a_separable_system_stays_bounded():
+    """Over 10^4 steps leapfrog's energy error does not grow; Euler's does."""
+    problem = make_problem(d=1, hidden=(8,), activation="softplus")
+    problem.weights[0][:4, 1:] = 0
+    problem.weights[0][4:, :1] = 0
+    problem.weights[1].abs_()  # convex: every orbit is bounded
+    problem.weights[0][::2] = -problem.weights[0][1::2]
+    H, z = sequential(problem), states(4, 1)
+    _, energies = leapfrog_rollout(H, z, 0.1, 10_000, return_energy=True)
+    early, late = ((energies[:, s] - energies[:, :1]).abs().amax() for s in (slice(0, 2000), slice(8000, None)))
+    assert late < 1.5 * early
+    _, energies = rollout(H, z, 0.1, 10_000, method="euler", return_energy=True)
+    early, late = ((energies[:, s] - energies[:, :1]).abs().amax() for s in (slice(0, 2000), slice(8000, None)))
+    assert late > 2 * early
+
+
+def test_tao_example_loses_its_energy():
+    """The standing example of a non-separable energy: explicit leapfrog drifts, and says so."""
+
+    def tao(z):
+        q, p = z.chunk(2, dim=-1)
+        return ((q.square() + 1) * (p.square() + 1)).squeeze(-1) / 2
+
+    z = torch.tensor([-3.0, 0.0], dtype=torch.float64)
+    assert diagnostics.symplectic_defect(tao, z, 0.1) > 1e-3
+    assert diagnostics.symplectic_defect(separable, z, 0.1) < 1e-13
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="energies must have shape"):
+        diagnostics.energy_drift(torch.tensor(1.0))
+    with pytest.raises(ValueError, match="energies must have shape"):
+        diagnostics.energy_drift(torch.zeros(3, 0))
+    with pytest.raises(ValueError, match="scale must be given"):
+        diagnostics.energy_drift(torch.zeros(1, 5))
+    with pytest.raises(ValueError, match="method must be one of"):
+        diagnostics.symplectic_defect(separable, states(), 0.1, method="verlet")
