@@ -177,6 +177,35 @@ def _empty_gradients(
     )
 
 
+def _check_call(
+    z0: Tensor, dt: Tensor, weights: list[Tensor], biases: list[Tensor], condition: Tensor | None, steps: int
+) -> None:
+    """What the kernels take on trust: an operator called by hand must not read or write beyond its tensors."""
+    if z0.ndim != 2 or z0.shape[1] == 0 or z0.shape[1] % 2:
+        raise ValueError(f"z0 must have shape (batch, 2d), got {tuple(z0.shape)}")
+    if z0.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"z0 must be float32 or float64, got {z0.dtype}")
+    if steps < 0:
+        raise ValueError(f"steps must be zero or positive, got {steps}")
+    if len(weights) < 2 or len(biases) != len(weights):
+        raise ValueError(f"weights and biases must be two or more each, got {len(weights)} and {len(biases)}")
+    width = z0.shape[1]
+    if condition is not None:
+        if condition.ndim != 2 or condition.shape[0] != z0.shape[0]:
+            raise ValueError(f"condition must have shape ({z0.shape[0]}, n), got {tuple(condition.shape)}")
+        width += condition.shape[1]
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        outputs = 1 if layer == len(weights) - 1 else weight.shape[0]
+        if weight.shape != (outputs, width):
+            raise ValueError(f"weights[{layer}] must have shape ({outputs}, {width}), got {tuple(weight.shape)}")
+        if bias.shape != (outputs,):
+            raise ValueError(f"biases[{layer}] must have shape ({outputs},), got {tuple(bias.shape)}")
+        width = outputs
+    for tensor in (dt, *weights, *biases, *(() if condition is None else (condition,))):
+        if tensor.dtype != z0.dtype:
+            raise TypeError(f"all tensors must have z0's dtype, {z0.dtype}, got {tensor.dtype}")
+
+
 class _Call:
     """The native description of a call, and the contiguous tensors whose addresses it holds."""
 
@@ -191,6 +220,7 @@ class _Call:
         method: str,
         steps: int,
     ) -> None:
+        _check_call(z0, dt, weights, biases, condition, steps)
         self.weights = [weight.contiguous() for weight in weights]
         self.biases = [bias.contiguous() for bias in biases]
         self.condition = _contiguous(condition)

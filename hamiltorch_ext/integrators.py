@@ -33,11 +33,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Integrator:
-    """One method: stages, order, and whether it is symplectic or symmetric for separable H = T(p) + V(q)."""
+    """One method: its stages, and what it keeps for a general H and for separable H = T(p) + V(q)."""
 
     name: str
     stages: tuple[Stage, ...]
     order: int
+    order_if_separable: int
     symplectic_if_separable: bool
     symmetric_if_separable: bool
     source: str
@@ -51,10 +52,11 @@ class Integrator:
 INTEGRATORS: dict[str, Integrator] = {
     method.name: method
     for method in (
-        Integrator("euler", (Stage("qp", 1.0),), 1, False, False, "explicit Euler"),
+        Integrator("euler", (Stage("qp", 1.0),), 1, 1, False, False, "explicit Euler"),
         Integrator(
             "leapfrog",
             (Stage("p", 0.5), Stage("q", 1.0), Stage("p", 0.5)),
+            1,
             2,
             True,
             True,

@@ -127,7 +127,10 @@ class HamiltonianMLP(nn.Module):
 
         ``parameters()`` yields the same tensors in the same order. ValueError says what does not fit.
         """
-        linears, activation = _parse_sequential(network)
+        parsed = _parse_sequential(network)
+        if isinstance(parsed, str):
+            raise ValueError(parsed)
+        linears, activation = parsed
         self = cls.__new__(cls)
         nn.Module.__init__(self)
         self.dim = linears[0].in_features - condition_dim
@@ -168,35 +171,41 @@ def check_condition(condition: Tensor | None, condition_dim: int) -> None:
 
 
 def describe(H: object) -> MLP | str:
-    """Return the MLP behind ``H``, or one line that says why there is none (then only the reference path runs it)."""
+    """Return the MLP behind ``H``, or one line that says why there is none (then only the reference path runs it).
+
+    TypeError where H is no energy at all, ValueError where it is a Sequential that cannot be one.
+    """
     if isinstance(H, HamiltonianMLP):
         return H.description
+    if not callable(H):
+        raise TypeError(f"H must be a HamiltonianMLP, an nn.Sequential or another callable, got {type(H).__name__}")
     if not isinstance(H, nn.Sequential):
         return f"H is a {type(H).__name__}, not a HamiltonianMLP or an nn.Sequential"
-    try:
-        linears, activation = _parse_sequential(H)
-    except ValueError as error:
-        return str(error)
+    parsed = _parse_sequential(H)
+    if isinstance(parsed, str):
+        return parsed
+    linears, activation = parsed
     return MLP(tuple(layer.weight for layer in linears), tuple(layer.bias for layer in linears), activation)
 
 
-def _parse_sequential(network: nn.Sequential) -> tuple[list[nn.Linear], str]:
+def _parse_sequential(network: nn.Sequential) -> tuple[list[nn.Linear], str] | str:
+    """The network's Linear layers and activation, or why the native kernels do not know it; ValueError if broken."""
     modules = list(network)
-    linears, activations = modules[0::2], modules[1::2]
-    if len(modules) < 3 or len(modules) % 2 == 0 or any(type(layer) is not nn.Linear for layer in linears):
+    linears = [module for module in modules[0::2] if type(module) is nn.Linear]
+    if len(modules) < 3 or len(modules) % 2 == 0 or len(linears) != len(modules[0::2]):
         got = ", ".join(type(module).__name__ for module in modules)
-        raise ValueError(f"network must alternate Linear and activation, Linear first and last, got ({got})")
+        return f"network must alternate Linear and activation, Linear first and last, got ({got})"
+    for before, after in pairwise(linears):
+        if before.out_features != after.in_features:
+            raise ValueError(f"network's layers must fit together, got {before} before {after}")
+    if linears[-1].out_features != 1:
+        raise ValueError(f"network must end in one output (the energy), got {linears[-1].out_features}")
+    activations = modules[1::2]
     names = [activation_of(module) for module in activations]
     if names[0] is None or len(set(names)) != 1:
         got = ", ".join(sorted({repr(module) for module in activations}))
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, the same in every layer, got {got}")
-    dense = [layer for layer in linears if isinstance(layer, nn.Linear)]
-    for before, after in pairwise(dense):
-        if before.out_features != after.in_features:
-            raise ValueError(f"network's layers must fit together, got {before} before {after}")
-    if dense[-1].out_features != 1:
-        raise ValueError(f"network must end in one output (the energy), got {dense[-1].out_features}")
-    return dense, names[0]
+        return f"activation must be one of {', '.join(ACTIVATIONS)}, the same in every layer, got {got}"
+    return linears, names[0]
 
 
 def _check_architecture(dim: int, hidden: Sequence[int], activation: str, condition_dim: int) -> None:

@@ -29,7 +29,7 @@ def gradient(H: Energy, z: Tensor, condition: Tensor | None = None) -> Tensor:
             condition = condition.clone()
         if not z.requires_grad:
             z = z.detach().requires_grad_()
-        energy = H(z) if condition is None else H(z, condition)
+        energy = _energy(H, z, condition)
         if not energy.requires_grad:
             return torch.zeros_like(z)
         (result,) = torch.autograd.grad(energy.sum(), z, create_graph=differentiable, allow_unused=True)
@@ -54,7 +54,7 @@ def rollout(
     trajectory = torch.stack(states, dim=-2)
     if not return_energy:
         return trajectory
-    energies = [H(z) if condition is None else H(z, condition) for z in states]
+    energies = [_energy(H, z, condition) for z in states]
     return trajectory, torch.stack(energies, dim=-1)
 
 
@@ -82,6 +82,16 @@ def euler_rollout(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """``rollout`` with ``method="euler"``: explicit Euler, H-JEPA's ablation."""
     return rollout(H, z0, dt, steps, method="euler", condition=condition, return_energy=return_energy)
+
+
+def _energy(H: Energy, z: Tensor, condition: Tensor | None) -> Tensor:
+    """H(z), shape (...); an ``nn.Sequential`` leaves a last dimension of 1, which is dropped."""
+    energy = H(z) if condition is None else H(z, condition)
+    if energy.shape == (*z.shape[:-1], 1):
+        return energy.squeeze(-1)
+    if energy.shape != z.shape[:-1]:
+        raise ValueError(f"H must return energies of shape {tuple(z.shape[:-1])} here, got {tuple(energy.shape)}")
+    return energy
 
 
 def _step(H: Energy, z: Tensor, dt: float | Tensor, table: Integrator, condition: Tensor | None) -> Tensor:

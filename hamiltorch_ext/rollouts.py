@@ -95,8 +95,9 @@ def rollout(
     mlp = describe(H)
     if isinstance(mlp, MLP):
         _check_network(mlp, z0)
-        check_condition(condition, mlp.condition_dim)
     condition = _checked_condition(condition, z0)
+    if isinstance(mlp, MLP):
+        check_condition(condition, mlp.condition_dim)
 
     if backend != "reference":
         reason = mlp if isinstance(mlp, str) else _ops.why_not_native(z0.device)
@@ -106,6 +107,9 @@ def rollout(
         if backend == "native":
             raise ValueError(f"backend='native' cannot run this rollout: {reason}")
         warnings.warn(f"running on the torch reference path, many times slower: {reason}", stacklevel=3)
+    # The native operator checks a tensor's value where it reads it; so does this, but not while tracing.
+    if dt.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.isfinite(dt):
+        raise ValueError(f"dt must be finite, got {dt.item()}")
     return reference.rollout(H, z0, dt, int(steps), method=method, condition=condition, return_energy=return_energy)
 
 
@@ -136,8 +140,9 @@ def leapfrog_rollout(
 def leapfrog_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options: Any) -> Any:
     """``rollout`` with ``method="leapfrog"``: kick, drift, kick (H-JEPA, Algorithm 1); three gradients a step.
 
-    Second order. Symplectic and reversible for separable H = T(p) + V(q) only: for a general MLP the explicit form is
-    neither, and ``diagnostics.symplectic_defect`` measures by how much. Arguments and results as in ``rollout``.
+    Second order, symplectic and reversible for separable H = T(p) + V(q) only: for a general MLP the explicit form is
+    of first order and neither, and ``diagnostics.symplectic_defect`` measures by how much. Arguments and results as in
+    ``rollout``.
     """
     return rollout(H, z0, dt, steps, method="leapfrog", **options)
 
@@ -211,8 +216,8 @@ def _checked_dt(dt: float | Tensor, z0: Tensor) -> Tensor:
         return dt.to(device=z0.device, dtype=z0.dtype)
     if isinstance(dt, bool) or not isinstance(dt, (numbers.Real, torch.SymFloat)):
         raise TypeError(f"dt must be a float or a 0-d tensor, got {type(dt).__name__}")
-    if dt != dt or dt in (float("inf"), float("-inf")):
-        raise ValueError(f"dt must be finite, got {dt}")
+    if not abs(dt) <= torch.finfo(z0.dtype).max:
+        raise ValueError(f"dt must be finite in {z0.dtype}, got {dt}")
     return torch.full((), float(dt), dtype=z0.dtype, device=z0.device)
 
 
@@ -232,10 +237,14 @@ def _checked_condition(condition: Tensor | None, z0: Tensor) -> Tensor | None:
     """``condition`` expanded to z0's batch shape."""
     if condition is None:
         return None
+    if not isinstance(condition, Tensor):
+        raise TypeError(f"condition must be a torch.Tensor, got {type(condition).__name__}")
     if condition.dtype != z0.dtype:
         raise TypeError(f"condition must have z0's dtype, {z0.dtype}, got {condition.dtype}")
     if condition.device != z0.device:
         raise ValueError(f"condition must be on z0's device, {z0.device}, got {condition.device}")
+    if condition.ndim == 0:
+        raise ValueError("condition must have shape (..., condition_dim), got a 0-d tensor")
     try:
         return condition.expand(*z0.shape[:-1], condition.shape[-1])
     except RuntimeError:

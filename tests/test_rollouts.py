@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import MODULE, Problem, check, exact, library, make_problem, norm, sequential
+from helpers import (
+    MODULE,
+    Problem,
+    assert_exact,
+    assert_within,
+    check,
+    exact,
+    float32_allowance,
+    library,
+    make_problem,
+    norm,
+    sequential,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -299,8 +311,12 @@ def test_same_bits_every_time(batch, dtype, threads):
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])
 def test_thread_counts(threads):
+    problem = make_problem(d=17, hidden=(64, 33), batch=(67,), steps=3, condition_dim=2, seed=20)
+    want = exact(problem)
+    allowance = float32_allowance(problem, want)
     torch.set_num_threads(threads)
-    check(make_problem(d=17, hidden=(64, 33), batch=(67,), steps=3, condition_dim=2, seed=20))
+    assert_exact(library(problem, torch.float64), want)
+    assert_within(library(problem, torch.float32), want, allowance)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -151,17 +151,11 @@ Backward<T> take_backward(Arena& arena, const Rollout<T>& rollout, const Backwar
   job.chunk_steps = most < 1 ? 1 : most < rollout.steps ? most : rollout.steps;
   job.factors = arena.take<Factors<T>>(job.matrices());
   job.cursors = arena.take<int64_t>(job.plan.teams * job.plan.team_size * round_up(job.matrices(), 8));
-  const int64_t columns = rollout.network.dim + rollout.network.condition_dim;
   for (int64_t m = 0; m < job.matrices(); ++m) {
     const Range w = widths(m);
     // One block of rows more for the last energy (inner matrices) or the last flush (layer 1).
     const int64_t capacity = (factor_rows(rollout, m) * job.chunk_steps + 1) * job.group_rows;
-    T* gradient = nullptr;
-    if (arrays.grad_weights) {
-      const int64_t offset = m == kFromQ ? 0 : m == kFromP ? network.half : rollout.network.dim;
-      gradient = m < kInner ? arrays.grad_weights[0] + offset : arrays.grad_weights[m - kInner + 1];
-    }
-    const Factors<T> f = take_factors(arena, w.begin, w.end, capacity, gradient, m < kInner ? columns : w.end);
+    const Factors<T> f = take_factors<T>(arena, w.begin, w.end, capacity);
     if (job.factors) job.factors[m] = f;
   }
   return job;
@@ -470,10 +464,10 @@ void backward_thread(void* context, int index) {
   const BackwardTile<T>& tile = job.tiles[team];
 
   fill_network(network, rollout.network, index, all.count);
-  for (int64_t l = 0; l < network.hidden; ++l) {
-    const int64_t in = l ? network.widths[l - 1] : rollout.network.dim + rollout.network.condition_dim;
-    const Range mine = share(network.widths[l], all.index, all.count);
-    clear(job.arrays.grad_weights[l] + mine.begin * in, (mine.end - mine.begin) * in);
+  for (int64_t m = 0; m < job.matrices(); ++m) {
+    const Factors<T>& f = job.factors[m];
+    const Range mine = share(f.out_width * padded<T>(f.in_width), all.index, all.count);
+    clear(f.sums + mine.begin, mine.end - mine.begin);
   }
   if (member.index == 0) {
     for (int64_t l = 0; l < network.hidden; ++l) clear(tile.bias_sums[l], padded<T>(network.widths[l]));
@@ -500,6 +494,13 @@ void backward_thread(void* context, int index) {
       wait_for_all(all);
       clear(cursors, job.matrices());
     } while (n > 0);
+  }
+  for (int64_t m = 0; m < job.matrices(); ++m) {
+    const Factors<T>& f = job.factors[m];
+    const int64_t columns = rollout.network.dim + rollout.network.condition_dim;
+    const int64_t offset = m == kFromQ ? 0 : m == kFromP ? network.half : rollout.network.dim;
+    T* const to = m < kInner ? job.arrays.grad_weights[0] + offset : job.arrays.grad_weights[m - kInner + 1];
+    write_sums(f, to, m < kInner ? columns : f.in_width, share(f.out_width, all.index, all.count));
   }
   if (index == 0) gather(job);
 }

@@ -13,20 +13,17 @@ struct Factors {
   T* in;
   int64_t out_width, in_width;
   int64_t capacity;  // rows
-  T* gradient;       // [out_width][stride], where the product is added
-  int64_t stride;
+  double* sums;      // [out_width][padded in_width], what the products have come to
 };
 
 template <class T>
-Factors<T> take_factors(Arena& arena, int64_t out_width, int64_t in_width, int64_t capacity, T* gradient,
-                        int64_t stride) {
+Factors<T> take_factors(Arena& arena, int64_t out_width, int64_t in_width, int64_t capacity) {
   return {arena.take<T>(padded<T>(out_width) * capacity),
           arena.take<T>(padded<T>(in_width) * capacity),
           out_width,
           in_width,
           capacity,
-          gradient,
-          stride};
+          arena.take<double>(out_width * padded<T>(in_width))};
 }
 
 // Stores value(r, c) for this member's columns as rows row0.. of one factor.
@@ -43,28 +40,31 @@ void put(T* panels, int64_t capacity, int64_t row0, int64_t rows, int64_t width,
 
 // Rows of a register block of the gradient; divides kPanel on every instruction set.
 inline constexpr int kOuterRows = kVectorBytes == 64 ? 8 : kVectorBytes == 32 ? 4 : 2;
-// Factor rows taken at once: a panel of this many rows stays in L1.
-inline constexpr int64_t kOuterDepth = 256;
+// Length of a chain of additions in T. Chains are summed in T as well, and what a full buffer comes to in double, so
+// that rounding does not grow with the number of samples and steps.
+inline constexpr int64_t kChain = 128;
 
-// gradient += out^T in for one panel of `in`, over `count` factor rows.
+// sums += out^T in for one panel of `in`, over `count` factor rows.
 template <class T>
 void add_outer_panel(const Factors<T>& f, int64_t panel, int64_t count) {
   static_assert(kPanel<T> % kOuterRows == 0);
   const int64_t first = panel * kPanel<T>;
-  const int64_t columns = f.in_width - first < kPanel<T> ? f.in_width - first : kPanel<T>;
-  T sums[kOuterRows * kPanel<T>];
-  for (int64_t k0 = 0; k0 < count; k0 += kOuterDepth) {
-    const int64_t depth = count - k0 < kOuterDepth ? count - k0 : kOuterDepth;
-    const T* in = f.in + first * f.capacity + k0 * kPanel<T>;
-    for (int64_t o = 0; o < f.out_width; o += kOuterRows) {
-      const int64_t within = o % kPanel<T>;
-      const T* out = f.out + (o - within) * f.capacity + k0 * kPanel<T> + within;
-      block<T, kOuterRows, 2, false>(depth, out, 1, kPanel<T>, in, kPanel<T>, sums, kPanel<T>);
-      const int64_t rows = f.out_width - o < kOuterRows ? f.out_width - o : kOuterRows;
-      for (int64_t i = 0; i < rows; ++i) {
-        T* to = f.gradient + (o + i) * f.stride + first;
-        for (int64_t j = 0; j < columns; ++j) to[j] += sums[i * kPanel<T> + j];
-      }
+  const T* const in = f.in + first * f.capacity;
+  T chain[kOuterRows * kPanel<T>], sums[kOuterRows * kPanel<T>];
+  for (int64_t o = 0; o < f.out_width; o += kOuterRows) {
+    const int64_t within = o % kPanel<T>;
+    const T* const out = f.out + (o - within) * f.capacity + within;
+    for (T& sum : sums) sum = 0;
+    for (int64_t k = 0; k < count; k += kChain) {
+      const int64_t depth = count - k < kChain ? count - k : kChain;
+      block<T, kOuterRows, 2, false>(depth, out + k * kPanel<T>, 1, kPanel<T>, in + k * kPanel<T>, kPanel<T>, chain,
+                                     kPanel<T>);
+      for (int i = 0; i < kOuterRows * kPanel<T>; ++i) sums[i] += chain[i];
+    }
+    const int64_t rows = f.out_width - o < kOuterRows ? f.out_width - o : kOuterRows;
+    for (int64_t i = 0; i < rows; ++i) {
+      double* to = f.sums + (o + i) * padded<T>(f.in_width) + first;
+      for (int64_t j = 0; j < kPanel<T>; ++j) to[j] += static_cast<double>(sums[i * kPanel<T> + j]);
     }
   }
 }
@@ -80,6 +80,14 @@ void add_outer_products(const Factors<T>* factors, const int64_t* counts, int64_
   for (int64_t m = 0; m < matrices; ++m)
     for (int64_t panel = 0; panel < ceil_div(factors[m].in_width, kPanel<T>); ++panel, before += cost(m))
       if (before * threads / total == index) add_outer_panel(factors[m], panel, counts[m]);
+}
+
+// This thread's rows of what a matrix's products have come to, written to `gradient` [out_width][stride].
+template <class T>
+void write_sums(const Factors<T>& f, T* gradient, int64_t stride, const Range& rows) {
+  for (int64_t o = rows.begin; o < rows.end; ++o)
+    for (int64_t i = 0; i < f.in_width; ++i)
+      gradient[o * stride + i] = static_cast<T>(f.sums[o * padded<T>(f.in_width) + i]);
 }
 
 }  // namespace

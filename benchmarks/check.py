@@ -1,0 +1,60 @@
+"""No result is timed before it is right: every peer's error against a float64 oracle.
+
+The yardstick is what float32 torch autograd reaches on the same inputs. A peer may be ``SLACK`` times as far off: wide
+enough for another order of summation, far too narrow for another algorithm (the tests hold the library to 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from cases import Problem
+from peers import eager, jax_jit, plain_mlp
+
+SLACK = 8.0
+ROUNDING = 32 * float(np.finfo(np.float32).eps)
+ROWS = 64  # rows of a batch do not interact: these stand for all
+
+
+class Checker:
+    """The oracle's results for one problem, and the error that is allowed."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.training = problem.case.kind == "training"
+        self.rows = len(problem.z0) if self.training else min(ROWS, len(problem.z0))
+        exact = {"hamiltonian": eager, "baseline": plain_mlp}[problem.case.model]
+        few = problem.first(self.rows)
+        self.oracle = self._results(_prepare(exact, few.to(torch.float64))())
+        self.allowed = SLACK * self.error(_prepare(exact, few)()) + ROUNDING
+
+    def error(self, results: dict[str, Any]) -> float:
+        """Largest error over all results, each relative to its largest entry.
+
+        A gradient far below the others (that of the last bias is zero, by cancellation) is measured against a
+        thousandth of the largest.
+        """
+        got = self._results(results)
+        if got.keys() != self.oracle.keys():
+            return float("inf")
+        largest = max(np.abs(exact).max() for exact in self.oracle.values())
+        errors = [
+            np.abs(got[name] - exact).max() / max(np.abs(exact).max(), 1e-3 * largest)
+            for name, exact in self.oracle.items()
+        ]
+        return float(np.max(errors))  # keeps a nan, which no bound admits
+
+    def _results(self, results: dict[str, Any]) -> dict[str, np.ndarray]:
+        arrays = {name: _to_numpy(value).astype(np.float64) for name, value in results.items()}
+        return arrays if self.training else {name: value[: self.rows] for name, value in arrays.items()}
+
+
+def _prepare(peer: Any, problem: Problem) -> Callable[[], dict[str, Any]]:
+    call: Callable[[], dict[str, Any]] = getattr(peer, problem.case.kind)(problem)
+    return call
+
+
+def _to_numpy(value: Any) -> np.ndarray:
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else jax_jit.to_numpy(value)

@@ -1,0 +1,50 @@
+"""The fused native kernels: one call for the rollout, one for its adjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from cases import Problem, loss
+from torch import Tensor
+
+from hamiltorch_ext import leapfrog_rollout
+
+from .eager import network, parameters
+
+NAME = "ours"
+MODEL = "hamiltonian"
+
+
+def unavailable(device: str) -> str | None:
+    H = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Tanh(), torch.nn.Linear(1, 1)).to(device)
+    try:
+        leapfrog_rollout(H, torch.zeros(1, 2, device=device), 0.1, 1, backend="native")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def rollout(problem: Problem) -> Callable[[], dict[str, Tensor]]:
+    H = network(problem)
+
+    def call() -> dict[str, Tensor]:
+        with torch.no_grad():
+            return {"trajectory": leapfrog_rollout(H, problem.z0, problem.dt, problem.case.steps, backend="native")}
+
+    return call
+
+
+def training(problem: Problem) -> Callable[[], dict[str, Tensor]]:
+    H = network(problem)
+    dt = problem.dt.clone().requires_grad_()
+    names, leaves = parameters(H, dt)
+
+    def call() -> dict[str, Tensor]:
+        trajectory, energies = leapfrog_rollout(
+            H, problem.z0, dt, problem.case.steps, return_energy=True, backend="native"
+        )
+        value = loss(trajectory, energies, problem.targets)
+        return {"loss": value, **dict(zip(names, torch.autograd.grad(value, leaves), strict=True))}
+
+    return call

@@ -1,0 +1,48 @@
+"""Every example runs, at a size that shows nothing, and writes its picture."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+TINY = {
+    "pendulum": ["--updates", "3", "--trajectories", "4"],
+    "condition": ["--updates", "3", "--trajectories", "4"],
+    "rollout_speed": ["--batches", "1", "2", "--steps", "2", "--seconds", "0", "--threads", "1"],
+    "compile_and_train": ["--updates", "3", "--backend", "aot_eager"],
+}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def python(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_no_example_is_left_out():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == TINY.keys()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_runs(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "plot.png"
+    done = python(EXAMPLES / f"{name}.py", "--plot", plot, *TINY[name], cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert plot.read_bytes().startswith(PNG)
+    assert f"plot: {plot}" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_help(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    done = python(EXAMPLES / f"{name}.py", "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {"--plot", "--seed"} <= set(done.stdout.replace("[", " ").split())
