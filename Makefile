@@ -54,7 +54,7 @@ smoke: $(VENV)/test
 
 benchmark: $(VENV)/made $(sources)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[bench]'
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/run.py --output benchmarks/results/$(shell hostname)-cpu.json
 
 docs: $(VENV)/made $(sources)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[docs,worlds]'

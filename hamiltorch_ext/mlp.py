@@ -69,7 +69,8 @@ class HamiltonianMLP(nn.Module):
         hidden: widths of the hidden layers, one or more.
         activation: "softplus", "tanh", "silu", "gelu" (exact) or "sin".
         condition_dim: size of a per-trajectory condition (context vector, physical parameter); 0 for none.
-        device, dtype: as for ``nn.Linear``.
+        device: as for ``nn.Linear``.
+        dtype: as for ``nn.Linear``.
 
     The layers are plain ``nn.Linear`` in order (``self.layers``), initialised as torch does. Source: H-JEPA, eq. 2.
     """

@@ -54,11 +54,10 @@ def test_report(where, tmp_path):
 
 def test_instruction_set_can_be_capped(tmp_path):
     ask = "from hamiltorch_ext import _C; print(_C.instruction_set())"
-    capped = subprocess.run(
-        [sys.executable, "-c", ask], cwd=tmp_path, env={"HAMILTORCH_MAX_ISA": "baseline"}, capture_output=True, text=True
-    )
+    environment = {"HAMILTORCH_MAX_ISA": "baseline"}
+    capped = subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert capped.stdout.strip() == "baseline", capped.stderr
-    with pytest.raises(ValueError, match="instruction set must be one of .*baseline.* got sse9"):
+    with pytest.raises(ValueError, match=r"instruction set must be one of .*baseline.* got sse9"):
         _C.use_instruction_set("sse9")
 
 

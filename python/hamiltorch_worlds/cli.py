@@ -47,7 +47,7 @@ app = typer.Typer(
         "`hamiltorch-worlds demo --run runs/paper --seeds 0,1,2`  (the paper's size, mean ± sd over seeds)\n\n"
         "`hamiltorch-worlds demo --run runs/mine data.folder=my_videos train.epochs=20`  (your own videos)\n\n"
         "`hamiltorch-worlds demo --run runs/window train.split=window`  (the paper's split)\n\n"
-        "`hamiltorch-worlds train --run runs/paper models=hnn seeds=3`  (one more model of a run)"
+        "`hamiltorch-worlds report --run runs/paper`  (draw a finished run's report again)"
     ),
 )
 
