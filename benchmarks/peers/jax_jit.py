@@ -25,15 +25,15 @@ def unavailable(device: str) -> str | None:
 
 
 def _energy(q: Any, p: Any, params: Any) -> Any:
-    """H (batch,); layer 1 is stored by halves, so that a half-gradient leaves the other half out."""
+    """H (batch,); weights (in, out), layer 1 by halves, so that a half-gradient leaves the other half out."""
     import jax
     import jax.numpy as jnp
 
     (by_q, by_p, b1), *middle, (w, b) = params
-    h = jax.nn.softplus(q @ by_q.T + p @ by_p.T + b1)
+    h = jax.nn.softplus(q @ by_q + p @ by_p + b1)
     for weight, bias in middle:
-        h = jax.nn.softplus(h @ weight.T + bias)
-    return jnp.squeeze(h @ w.T, -1) + b[0]
+        h = jax.nn.softplus(h @ weight + bias)
+    return jnp.squeeze(h @ w, -1) + b[0]
 
 
 def _trajectory(params: Any, q0: Any, p0: Any, dt: Any, steps: int) -> Any:
@@ -55,6 +55,13 @@ def _trajectory(params: Any, q0: Any, p0: Any, dt: Any, steps: int) -> Any:
     return jnp.concatenate((q0[None], q)), jnp.concatenate((p0[None], p))
 
 
+def _inputs_first(params: Any) -> Any:
+    """Weights turned from torch's (out, in) to (in, out); within ``jit`` this is free, the products read them as is."""
+    import jax
+
+    return jax.tree.map(lambda leaf: leaf.T, params)
+
+
 def _inputs(problem: Problem) -> tuple[Any, Any, Any, Any]:
     import jax.numpy as jnp
 
@@ -72,10 +79,14 @@ def rollout(problem: Problem) -> Callable[[], dict[str, Any]]:
     import jax
     import jax.numpy as jnp
 
-    inputs = _inputs(problem)
+    params, *state = _inputs(problem)
+    # XLA multiplies one sample many times faster with weights that lie as (in, out), several samples the other way.
+    single = len(problem.z0) == 1
+    inputs = (_inputs_first(params) if single else params, *state)
 
     @jax.jit
     def run(params: Any, q0: Any, p0: Any, dt: Any) -> Any:
+        params = params if single else _inputs_first(params)
         q, p = _trajectory(params, q0, p0, dt, problem.case.steps)
         return jnp.concatenate((q, p), -1).swapaxes(0, 1)
 
@@ -93,7 +104,7 @@ def training(problem: Problem) -> Callable[[], dict[str, Any]]:
     targets = jnp.asarray(problem.targets.cpu().numpy()).swapaxes(0, 1)
 
     def loss(learned: Any, q0: Any, p0: Any, targets: Any) -> Any:
-        params, dt = learned
+        params, dt = _inputs_first(learned[0]), learned[1]
         q, p = _trajectory(params, q0, p0, dt, problem.case.steps)
         energies = _energy(q, p, params)
         prediction = ((jnp.concatenate((q, p), -1) - targets)[1:] ** 2).sum(-1).mean()
