@@ -11,10 +11,12 @@ mp.mp.dps = 50
 
 
 def scaled(x):
+    """The function to fit."""
     return (1 + 2 * x) * mp.exp(x * x) * mp.erfc(x)
 
 
 def fit(k, largest, degree):
+    """Monomial coefficients in t, lowest first, for 0 <= x <= largest."""
     count, top = degree + 1, (largest - k) / (largest + k)
     nodes = [mp.cos(mp.pi * (j + mp.mpf(1) / 2) / count) for j in range(count)]
     points = [(top - 1) / 2 + (top + 1) / 2 * node for node in nodes]
@@ -23,6 +25,7 @@ def fit(k, largest, degree):
 
 
 def worst_error(coefficients, k, largest, dtype):
+    """Largest relative error of the polynomial evaluated in ``dtype``, in units of its epsilon."""
     worst = 0.0
     for i in range(2000):
         x = dtype(largest * (i / 2000) ** 2)
