@@ -93,11 +93,12 @@ def rollout(
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
     mlp = describe(H)
+    if condition is not None and not isinstance(condition, Tensor):
+        raise TypeError(f"condition must be a torch.Tensor, got {type(condition).__name__}")
     if isinstance(mlp, MLP):
         _check_network(mlp, z0)
-    condition = _checked_condition(condition, z0)
-    if isinstance(mlp, MLP):
         check_condition(condition, mlp.condition_dim)
+    condition = _checked_condition(condition, z0)
 
     if backend != "reference":
         reason = mlp if isinstance(mlp, str) else _ops.why_not_native(z0.device)
@@ -216,8 +217,10 @@ def _checked_dt(dt: float | Tensor, z0: Tensor) -> Tensor:
         return dt.to(device=z0.device, dtype=z0.dtype)
     if isinstance(dt, bool) or not isinstance(dt, (numbers.Real, torch.SymFloat)):
         raise TypeError(f"dt must be a float or a 0-d tensor, got {type(dt).__name__}")
-    if not abs(dt) <= torch.finfo(z0.dtype).max:
-        raise ValueError(f"dt must be finite in {z0.dtype}, got {dt}")
+    if not abs(dt) < float("inf"):
+        raise ValueError(f"dt must be finite, got {dt}")
+    if abs(dt) > torch.finfo(z0.dtype).max:
+        raise ValueError(f"dt must be within the range of {z0.dtype}, got {dt}")
     return torch.full((), float(dt), dtype=z0.dtype, device=z0.device)
 
 
@@ -237,8 +240,6 @@ def _checked_condition(condition: Tensor | None, z0: Tensor) -> Tensor | None:
     """``condition`` expanded to z0's batch shape."""
     if condition is None:
         return None
-    if not isinstance(condition, Tensor):
-        raise TypeError(f"condition must be a torch.Tensor, got {type(condition).__name__}")
     if condition.dtype != z0.dtype:
         raise TypeError(f"condition must have z0's dtype, {z0.dtype}, got {condition.dtype}")
     if condition.device != z0.device:

@@ -82,7 +82,7 @@ def test_time_step(function, dt, error, message, backend):
 
 
 def test_time_step_that_overflows_float32():
-    with pytest.raises(ValueError, match="dt must be finite"):
+    with pytest.raises(ValueError, match=r"dt must be within the range of torch\.float32, got 1e\+300"):
         leapfrog_rollout(H, Z, 1e300, 2)
 
 

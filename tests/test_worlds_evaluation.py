@@ -35,6 +35,11 @@ def windows():
 def models():
     torch.manual_seed(1)
     built = {name: {seed: MODELS[name].build(4, CONFIG) for seed in (0, 3)} for name in ("hnn", "hnn_euler", "mlp")}
+    # An untrained H is so nearly linear that its change along a rollout is lost in rounding; curve it.
+    with torch.no_grad():
+        for model in (*built["hnn"].values(), *built["hnn_euler"].values()):
+            for layer in model.H.layers:
+                layer.weight.mul_(4)
     return {**built, "persistence": {0: Persistence(4), 3: Persistence(4)}}
 
 
@@ -100,7 +105,7 @@ def test_energy_of_hamiltonian_models_is_their_own(name, evaluation, models, win
     assert energy["drift"]["mean"] == pytest.approx(drift.absolute.mean().item(), rel=1e-3)
     assert energy["relative_drift"]["mean"] == pytest.approx(drift.relative.mean().item(), rel=1e-3)
     assert energy["extended"]["drift"]["mean"] >= energy["drift"]["mean"]
-    assert energy["extended"]["example"] == pytest.approx(along[0].tolist(), abs=1e-5)
+    assert energy["extended"]["example"] == pytest.approx(along[0].tolist(), rel=1e-5)
     assert len(energy["extended"]["change_per_step"]["mean"]) == 13
     assert evaluation["models"][name]["seeds"]["3"]["dt"] == 1.0
 
