@@ -176,6 +176,8 @@ def describe(H: object) -> MLP | str:
 
     TypeError where H is no energy at all, ValueError where it is a Sequential that cannot be one.
     """
+    if isinstance(H, nn.Module) and (reason := _why_not_plain(H)):
+        return reason
     if isinstance(H, HamiltonianMLP):
         return H.description
     if not callable(H):
@@ -187,6 +189,17 @@ def describe(H: object) -> MLP | str:
         return parsed
     linears, activation = parsed
     return MLP(tuple(layer.weight for layer in linears), tuple(layer.bias for layer in linears), activation)
+
+
+def _why_not_plain(H: nn.Module) -> str | None:
+    """What makes calling H differ from the layers' own arithmetic, which is all that the native kernels run."""
+    for base in (HamiltonianMLP, nn.Sequential):
+        if isinstance(H, base) and type(H).forward is not base.forward:
+            return f"{type(H).__name__} has a forward of its own"
+    for module in H.modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{type(module).__name__} has forward hooks"
+    return None
 
 
 def _parse_sequential(network: nn.Sequential) -> tuple[list[nn.Linear], str] | str:

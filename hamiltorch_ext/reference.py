@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .integrators import Integrator, integrator
 
-__all__ = ["euler_rollout", "gradient", "leapfrog_rollout", "rollout"]
+__all__ = ["euler_rollout", "gradient", "integrate", "leapfrog_rollout", "rollout"]
 
 Energy = Callable[..., Tensor]
 
@@ -47,15 +47,25 @@ def rollout(
     return_energy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Roll z0 (..., 2d) forward ``steps`` steps; returns (..., steps + 1, 2d) [, energies (..., steps + 1)]."""
+    energy = (lambda z: _energy(H, z, condition)) if return_energy else None
+    return integrate(lambda z: gradient(H, z, condition), energy, z0, dt, steps, method)
+
+
+def integrate(
+    gradient: Callable[[Tensor], Tensor],
+    energy: Callable[[Tensor], Tensor] | None,
+    z0: Tensor,
+    dt: float | Tensor,
+    steps: int,
+    method: str,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The rollout of dH/dz given as a function (..., 2d) -> (..., 2d), however that is computed; energies if asked."""
     table = integrator(method)
     states = [z0.clone()]
     for _ in range(steps):
-        states.append(_step(H, states[-1], dt, table, condition))
+        states.append(_step(gradient, states[-1], dt, table))
     trajectory = torch.stack(states, dim=-2)
-    if not return_energy:
-        return trajectory
-    energies = [_energy(H, z, condition) for z in states]
-    return trajectory, torch.stack(energies, dim=-1)
+    return trajectory if energy is None else (trajectory, torch.stack([energy(z) for z in states], dim=-1))
 
 
 def leapfrog_rollout(
@@ -94,9 +104,9 @@ def _energy(H: Energy, z: Tensor, condition: Tensor | None) -> Tensor:
     return energy
 
 
-def _step(H: Energy, z: Tensor, dt: float | Tensor, table: Integrator, condition: Tensor | None) -> Tensor:
+def _step(gradient: Callable[[Tensor], Tensor], z: Tensor, dt: float | Tensor, table: Integrator) -> Tensor:
     for stage in table.stages:
-        dq, dp = gradient(H, z, condition).chunk(2, dim=-1)
+        dq, dp = gradient(z).chunk(2, dim=-1)
         q, p = z.chunk(2, dim=-1)
         if "q" in stage.moves:
             q = q + stage.coefficient * dt * dp

@@ -100,8 +100,14 @@ def rollout(
         check_condition(condition, mlp.condition_dim)
     condition = _checked_condition(condition, z0)
 
+    if isinstance(mlp, MLP) and backend != "native" and _transformed():
+        # torch.func and forward mode see through plain operations only: neither a native call nor an autograd pass.
+        energy = (lambda z: mlp.energy(z, condition)) if return_energy else None
+        return reference.integrate(lambda z: mlp.gradient(z, condition), energy, z0, dt, int(steps), method)
     if backend != "reference":
         reason = mlp if isinstance(mlp, str) else _ops.why_not_native(z0.device)
+        if reason is None and _transformed():
+            reason = "torch.func transforms and forward-mode differentiation do not see through a native call"
         if reason is None:
             assert isinstance(mlp, MLP)
             return _native(mlp, z0, dt, int(steps), method, condition, return_energy)
@@ -196,6 +202,13 @@ def _native(
     )
     trajectory = trajectory.reshape(*batch, steps + 1, mlp.dim)
     return (trajectory, energies.reshape(*batch, steps + 1)) if return_energy else trajectory
+
+
+def _transformed() -> bool:
+    """Whether a torch.func transform or forward-mode differentiation is going on."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def _check_state(z0: Tensor) -> None:

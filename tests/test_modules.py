@@ -8,7 +8,7 @@ import torch
 from helpers import MODULE, make_problem, sequential
 from torch import nn
 
-from hamiltorch_ext import HamiltonianMLP, Sin
+from hamiltorch_ext import HamiltonianMLP, Sin, leapfrog_rollout, reference
 
 HIDDEN = [(1,), (7,), (33, 7), (5, 4, 3, 2, 1)]
 
@@ -194,3 +194,29 @@ def test_bad_state_and_condition(method):
         getattr(K, method)(torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"condition must have shape \(..., 2\), got \(2, 3\)"):
         getattr(K, method)(torch.zeros(2, 4), torch.zeros(2, 3))
+
+
+class Curved(HamiltonianMLP):
+    def forward(self, z, condition=None):
+        return super().forward(z, condition) + z.square().sum(-1)
+
+
+class CurvedSequential(nn.Sequential):
+    def forward(self, z):
+        return super().forward(z) + z.square().sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("kind", ["subclass", "sequential", "hook"])
+def test_a_network_that_computes_something_else_is_not_run_natively(kind):
+    layers = [nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)]
+    H = {"subclass": lambda: Curved(4, (5,)), "sequential": lambda: CurvedSequential(*layers)}.get(
+        kind, lambda: nn.Sequential(*layers)
+    )()
+    if kind == "hook":
+        H[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    z0 = torch.randn(3, 4)
+    with pytest.warns(UserWarning, match=r"reference path.*(forward of its own|forward hooks)"):
+        got = leapfrog_rollout(H, z0, 0.1, 3)
+    torch.testing.assert_close(got, reference.leapfrog_rollout(H, z0, 0.1, 3))
+    with pytest.raises(ValueError, match="backend='native' cannot run"):
+        leapfrog_rollout(H, z0, 0.1, 3, backend="native")

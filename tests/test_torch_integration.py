@@ -409,3 +409,19 @@ def test_works_from_the_repository_root(command):
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run([sys.executable, *command], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch.func's own
+def test_torch_func_transforms():
+    H = HamiltonianMLP(4, (5,), "tanh").double()
+    z, v = torch.randn(2, 3, 4, dtype=torch.float64)
+    trajectory, tangent = torch.func.jvp(lambda q: leapfrog_rollout(H, q, 0.1, 3), (z,), (v,))
+    with torch.no_grad():
+        torch.testing.assert_close(trajectory, leapfrog_rollout(H, z, 0.1, 3))
+        h = 1e-6
+        difference = (leapfrog_rollout(H, z + h * v, 0.1, 3) - leapfrog_rollout(H, z - h * v, 0.1, 3)) / (2 * h)
+    torch.testing.assert_close(tangent, difference, rtol=1e-6, atol=1e-8)
+    energies = torch.func.vmap(lambda q: leapfrog_rollout(H, q, 0.1, 3, return_energy=True)[1])(z)
+    torch.testing.assert_close(energies, leapfrog_rollout(H, z, 0.1, 3, return_energy=True)[1])
+    with pytest.raises(ValueError, match=r"torch\.func transforms"):
+        torch.func.vmap(lambda q: leapfrog_rollout(H, q, 0.1, 3, backend="native"))(z)

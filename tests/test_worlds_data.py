@@ -347,3 +347,17 @@ def test_missing_labels_are_none_and_damaged_ones_an_error(tmp_path):
     with pytest.raises(DamagedFile, match="video_001"):
         dataset.labels(1)
     assert generate(tmp_path, videos=2, **SMALL).labels(0) is not None
+
+
+def test_a_truncated_matroska_is_refused(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (60, 32, 32, 3), dtype=np.uint8)
+    with av.open(str(tmp_path / "whole.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30, width=32, height=32)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    assert len(read_video(tmp_path / "whole.mkv")) == 60
+    whole = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(VideoError, match=r"cut\.mkv.*truncated"):
+        read_video(tmp_path / "cut.mkv")

@@ -37,15 +37,6 @@ std::vector<T*> pointers(const std::vector<Address>& addresses) {
   return result;
 }
 
-void check(Status status) {
-  switch (status) {
-    case Status::kOk:
-      return;
-    case Status::kWorkspaceTooSmall:
-      throw std::runtime_error("hamiltorch_ext: the workspace is smaller than the kernels need (a bug)");
-  }
-}
-
 // One buffer per calling thread, kept between calls while it is of modest size: fresh pages cost more than small
 // rollouts do.
 class Workspace {
@@ -126,10 +117,12 @@ void forward(const Description& description, Address z0, Address trajectory, Add
   const Prepared<T> prepared(description);
   const ForwardArrays<T> arrays = {pointer<T>(z0), pointer<T>(trajectory), pointer<T>(energies)};
   const py::gil_scoped_release release;
-  const size_t size = forward_workspace(prepared.rollout, threads);
-  const Status status = rollout_forward(prepared.rollout, arrays, threads, workspace().at_least(size), size);
+  Status status;
+  do {  // asked again where another thread chose another instruction set in between
+    const size_t size = forward_workspace(prepared.rollout, threads);
+    status = rollout_forward(prepared.rollout, arrays, threads, workspace().at_least(size), size);
+  } while (status == Status::kWorkspaceTooSmall);
   workspace().trim();
-  check(status);
 }
 
 struct Gradients {
@@ -154,10 +147,12 @@ void backward(const Description& description, Address trajectory, Address grad_t
       pointer<T>(gradients.condition),
   };
   const py::gil_scoped_release release;
-  const size_t size = backward_workspace(prepared.rollout, threads);
-  const Status status = rollout_backward(prepared.rollout, arrays, threads, workspace().at_least(size), size);
+  Status status;
+  do {
+    const size_t size = backward_workspace(prepared.rollout, threads);
+    status = rollout_backward(prepared.rollout, arrays, threads, workspace().at_least(size), size);
+  } while (status == Status::kWorkspaceTooSmall);
   workspace().trim();
-  check(status);
 }
 
 std::vector<std::string> instruction_sets() {

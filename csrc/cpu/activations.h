@@ -204,7 +204,7 @@ HAMILTORCH_INLINE Jet<T> activate(const Vec<T>& a) {
     const Vec<T> m = exponential_minus_one<T>(2 * clamp<T>(absolute<T>(a), 0, 40));
     const Vec<T> inverse = 1 / (m + 2), magnitude = m * inverse;
     const Vec<T> value = a < 0 ? -magnitude : magnitude;
-    const Vec<T> first = 4 * (m + 1) * inverse * inverse;
+    const Vec<T> first = absolute<T>(a) > 40 ? Vec<T>{} : 4 * (m + 1) * inverse * inverse;
     return {value, first, -2 * value * first};
   } else if constexpr (activation == Activation::kSilu) {
     const Logistic<T> s = logistic<T>(a);

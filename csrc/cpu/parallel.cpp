@@ -21,7 +21,8 @@ class Pool {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       while (static_cast<int>(workers_) < threads - 1) {
-        std::thread(&Pool::work, this, ++workers_, call_).detach();
+        std::thread(&Pool::work, this, workers_ + 1, call_).detach();
+        ++workers_;  // not before: starting a thread may throw
       }
       task_ = task;
       context_ = context;

@@ -197,11 +197,16 @@ def _version(package: str) -> str | None:
 
 
 def _refuse_changes(path: Path, stored: ExperimentConfig, wanted: ExperimentConfig) -> None:
+    """Settings are fixed once something was made with them; a first command that failed has fixed nothing."""
+    if not any((path.parent / made).exists() for made in ("data", "encoder", "latents", "models")):
+        return
     before, after = _flat(to_json(stored)), _flat(to_json(wanted))
     changed = [key for key in after if after[key] != before[key] and key not in FREE_TO_CHANGE]
     if changed:
         settings = ", ".join(f"{key} is {before[key]} there, not {after[key]}" for key in changed)
-        raise ConfigError(f"{path} holds a run with other settings ({settings}); choose another --run folder")
+        raise ConfigError(
+            f"{path} holds a run with other settings ({settings}); choose another --run folder, or delete this one"
+        )
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def _epoch(
         loss, prediction, energy = objective(model, windows.data[batch], weight)
         optimizer.zero_grad()
         loss.backward()
-        # Clipped apart, as in the authors' public code: a large gradient of H must not silence the time step's.
+        # Clipped apart: a large gradient of H must not silence the time step's.
         norm = torch.nn.utils.clip_grad_norm_(network, config.clip_norm)
         if time_step:
             norm = norm + torch.nn.utils.clip_grad_norm_(time_step, config.clip_norm)

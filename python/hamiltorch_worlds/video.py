@@ -75,8 +75,11 @@ def iterate_video(path: Path | str) -> Iterator[Frames]:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             packets = shown = 0
+            end = 0.0  # of the last packet, in seconds
             for packet in container.demux(stream):
                 packets += packet.size > 0
+                if packet.pts is not None and packet.time_base is not None:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 if packet.is_corrupt:
                     raise VideoError(path, f"it is truncated or corrupt at packet {packets} of {stream.frames}")
                 for frame in packet.decode():
@@ -89,6 +92,10 @@ def iterate_video(path: Path | str) -> Iterator[Frames]:
                 raise VideoError(path, f"it is truncated: {packets} of {stream.frames} packets are there")
             if shown == 0:
                 raise VideoError(path, "it holds no frames")
+            # Matroska counts no packets, but states how long it lasts; with sound too, that may be the sound.
+            stated = (container.duration or 0) / av.time_base if len(container.streams) == 1 else 0.0
+            if stream.frames == 0 and end < stated - 2 / float(stream.average_rate or 1):
+                raise VideoError(path, f"it is truncated: it ends after {end:.2f} s of {stated:.2f} s")
     except av.FFmpegError as error:
         raise VideoError(path, error.strerror or error) from error
 
