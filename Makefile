@@ -34,6 +34,9 @@ check: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(native)
+	for page in README.md docs/performance.md; do \
+	  $(BIN)/python benchmarks/table.py benchmarks/results/cpu.json --check $$page || exit 1; \
+	done
 
 # The native core without Python, under the sanitizers; warnings are errors here.
 sanitize: $(VENV)/test
