@@ -191,7 +191,7 @@ class LinearDynamics(DynamicsModel):
     def fit(self, windows: Tensor) -> None:
         """Fit on all pairs of neighbours; the strength is the one with the least rollout error on held-out windows.
 
-        The last fifth is held out for the choice: the windows are in order of video, so these are other videos.
+        The last fifth is held out for the choice; in order of video, that is other videos but for one at the cut.
         """
         if len(windows) < 2:
             raise ValueError(f"windows must be two or more for the linear model, got {len(windows)}")
