@@ -30,6 +30,10 @@ TINY = [
 ]
 
 
+# Without --device a GPU is taken where there is one, and this build may have no kernels for it.
+pytestmark = pytest.mark.filterwarnings("ignore:running on the torch reference path")
+
+
 def command(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
@@ -101,6 +105,23 @@ def test_a_seed_is_added_to_a_run(copied):
     evaluation = json.loads((copied / "evaluation.json").read_text())
     assert list(evaluation["models"]) == ["hnn", "persistence"]
     assert list(evaluation["models"]["hnn"]["seeds"]) == ["0", "1", "2"]
+
+
+def test_an_evaluation_is_kept_until_another_device_is_named(copied):
+    path = copied / "evaluation.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "device": "cuda:0 (Some GPU)"}))
+    for named, device in (
+        ([], "cuda:0 (Some GPU)"),
+        (["--device", "auto"], "cuda:0 (Some GPU)"),
+        (["--device", "cpu"], "cpu"),
+    ):
+        result = command("evaluate", "--run", copied, *named)
+        assert result.exit_code == 0, result.output
+        assert json.loads(path.read_text())["device"] == device
+    assert json.loads(path.read_text())["cost"]["device"] == "cpu"
+    again = path.stat().st_mtime_ns
+    assert command("evaluate", "--run", copied, "--device", "cpu").exit_code == 0
+    assert path.stat().st_mtime_ns == again
 
 
 def test_own_videos_without_labels(finished, tmp_path):

@@ -66,6 +66,7 @@ def test_clips_are_what_they_should_be(dataset, tmp_path):
     assert store.manifest["encoder"] == {"name": "mean", "version": 1}
     assert (store.manifest["clip"], store.manifest["stride"], store.manifest["latent_dim"]) == (16, 4, 4)
     assert [len(source["sha256"]) for source in store.manifest["videos"]] == [64] * 3
+    assert [source["device"] for source in store.manifest["videos"]] == ["cpu"] * 3
 
 
 def test_the_papers_numbers(tmp_path):
@@ -78,6 +79,7 @@ def test_the_papers_numbers(tmp_path):
 def test_what_is_done_is_not_done_again(dataset, tmp_path):
     encode(dataset, tmp_path / "latents")
     encoder = MeanEncoder()
+    encoder.device = torch.device("meta")  # another device is no reason
     encode(dataset, tmp_path / "latents", encoder)
     assert encoder.batches == []
     # A video that has changed is encoded again, and only that one.
@@ -85,6 +87,7 @@ def test_what_is_done_is_not_done_again(dataset, tmp_path):
     store = encode(dataset, tmp_path / "latents", encoder)
     assert encoder.batches == [2]
     assert store.latents[1][0].mean() > 80
+    assert [source["device"] for source in store.manifest["videos"]] == ["cpu", "meta", "cpu"]
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])

@@ -47,6 +47,7 @@ app = typer.Typer(
         "`hamiltorch-worlds demo --run runs/paper --seeds 0,1,2`  (the paper's size, mean ± sd over seeds)\n\n"
         "`hamiltorch-worlds demo --run runs/mine data.folder=my_videos train.epochs=20`  (your own videos)\n\n"
         "`hamiltorch-worlds demo --run runs/window train.split=window`  (the paper's split)\n\n"
+        "`hamiltorch-worlds evaluate --run runs/paper --device cuda:1`  (on the second GPU)\n\n"
         "`hamiltorch-worlds report --run runs/paper`  (draw a finished run's report again)"
     ),
 )
@@ -61,6 +62,16 @@ Preset = Annotated[
     ),
 ]
 Seeds = Annotated[str | None, typer.Option(metavar="0,1,...", help="Seeds to train each model with.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda|cuda:N",
+        help=(
+            "Where networks run, one device per command: `auto` takes a GPU where torch can use one, `cuda:1` the "
+            "second. A run may go on with another device."
+        ),
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print no progress, only the result.")]
 Overrides = Annotated[
     list[str] | None,
@@ -73,17 +84,19 @@ Added = Annotated[
 DEFAULT_RUN = Path("runs/demo")
 
 
-def _start(run: Path, preset: str | None, seeds: str | None, quiet: bool, overrides: list[str] | None) -> Experiment:
+def _start(
+    run: Path, preset: str | None, seeds: str | None, device: str, quiet: bool, overrides: list[str] | None
+) -> Experiment:
     # Here and not above: torch takes seconds to load, and --help should not.
     from .experiment import Experiment
 
-    return Experiment.start(run, preset, _settings(seeds, overrides), quiet=quiet)
+    return Experiment.start(run, preset, _settings(seeds, overrides), device=device, quiet=quiet)
 
 
-def _open(run: Path, seeds: str | None, quiet: bool, overrides: list[str] | None) -> Experiment:
+def _open(run: Path, seeds: str | None, device: str, quiet: bool, overrides: list[str] | None) -> Experiment:
     from .experiment import Experiment
 
-    return Experiment.open(run, _settings(seeds, overrides), quiet=quiet)
+    return Experiment.open(run, _settings(seeds, overrides), device=device, quiet=quiet)
 
 
 def _settings(seeds: str | None, overrides: list[str] | None) -> list[str]:
@@ -93,35 +106,53 @@ def _settings(seeds: str | None, overrides: list[str] | None) -> list[str]:
 @app.command()
 def data(run: Run = DEFAULT_RUN, preset: Preset = None, quiet: Quiet = False, overrides: Overrides = None) -> None:
     """Begin a run: make the videos of two-ball collisions with their labels, or open a folder of your own."""
-    dataset = _start(run, preset, None, quiet, overrides).dataset
+    dataset = _start(run, preset, None, "auto", quiet, overrides).dataset
     typer.echo(f"{len(dataset.videos)} videos: {dataset.videos[0].parent}")
 
 
 @app.command()
-def encode(run: Run = DEFAULT_RUN, quiet: Quiet = False) -> None:
+def encode(run: Run = DEFAULT_RUN, device: Device = "auto", quiet: Quiet = False) -> None:
     """Turn every video into a sequence of latents."""
-    latents = _open(run, None, quiet, None).latents
+    latents = _open(run, None, device, quiet, None).latents
     typer.echo(f"latents of {len(latents.videos)} videos: {latents.folder}")
 
 
 @app.command()
-def train(run: Run = DEFAULT_RUN, seeds: Seeds = None, quiet: Quiet = False, overrides: Added = None) -> None:
+def train(
+    run: Run = DEFAULT_RUN,
+    seeds: Seeds = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    overrides: Added = None,
+) -> None:
     """Train every model with every seed."""
-    models = _open(run, seeds, quiet, overrides).models
+    models = _open(run, seeds, device, quiet, overrides).models
     typer.echo(f"{sum(map(len, models.values()))} models: {run / 'models'}")
 
 
 @app.command()
-def evaluate(run: Run = DEFAULT_RUN, seeds: Seeds = None, quiet: Quiet = False, overrides: Added = None) -> None:
+def evaluate(
+    run: Run = DEFAULT_RUN,
+    seeds: Seeds = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    overrides: Added = None,
+) -> None:
     """Measure errors, energies and costs on the test windows."""
-    _ = _open(run, seeds, quiet, overrides).evaluation
+    _ = _open(run, seeds, device, quiet, overrides).evaluation
     typer.echo(f"evaluation: {run / 'evaluation.json'}")
 
 
 @app.command()
-def report(run: Run = DEFAULT_RUN, seeds: Seeds = None, quiet: Quiet = False, overrides: Added = None) -> None:
+def report(
+    run: Run = DEFAULT_RUN,
+    seeds: Seeds = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    overrides: Added = None,
+) -> None:
     """Write the report: one HTML file, its figures, its film, its numbers."""
-    typer.echo(f"report: {_open(run, seeds, quiet, overrides).report()}")
+    typer.echo(f"report: {_open(run, seeds, device, quiet, overrides).report()}")
 
 
 @app.command()
@@ -129,8 +160,9 @@ def demo(
     run: Run = DEFAULT_RUN,
     preset: Preset = None,
     seeds: Seeds = None,
+    device: Device = "auto",
     quiet: Quiet = False,
     overrides: Overrides = None,
 ) -> None:
     """Run the whole experiment, from data to report."""
-    typer.echo(f"report: {_start(run, preset, seeds, quiet, overrides).report()}")
+    typer.echo(f"report: {_start(run, preset, seeds, device, quiet, overrides).report()}")

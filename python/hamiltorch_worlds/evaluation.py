@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 import hamiltorch_ext
-from hamiltorch_ext import diagnostics, reference
+from hamiltorch_ext import diagnostics, reference, rollout
 
 from .config import TrainConfig
+from .device import describe_device, synchronize
 from .models import MODELS, DynamicsModel, HamiltonianDynamics
 from .ridge import STRENGTHS, Ridge
 from .windows import SPLIT_SEED, Windows, split
@@ -36,12 +37,12 @@ def evaluate(
 
     Args:
         models: models by name, then by seed.
-        windows: the data and its split; the horizon is window - 1 steps.
+        windows: the data and its split, on the models' device; the horizon is window - 1 steps.
         extended_steps: how far energies are followed, beyond the horizon and without ground truth (Figure 3).
 
     Returns:
-        JSON data with the keys ``test``, ``train`` (sizes), ``latent`` (dimension, variance per dimension, mean step),
-        ``extended_steps`` and ``models``. For each model: ``parameters``, ``seeds`` (by seed, as text) and
+        JSON data with the keys ``device``, ``test``, ``train`` (sizes), ``latent`` (dimension, variance per dimension,
+        mean step), ``extended_steps`` and ``models``. For each model: ``parameters``, ``seeds`` (by seed, as text) and
         ``over_seeds``. For each seed:
 
         * ``mse`` (Table 2), ``mse_per_horizon`` (Figure 4): mean and std over windows;
@@ -61,6 +62,7 @@ def evaluate(
     persistence = (truth[:, 1:] - truth[:, :1]).square().mean(dim=2)
     variance = truth.flatten(0, 1).var(dim=0, correction=0).mean()
     result: dict[str, Any] = {
+        "device": describe_device(truth.device),
         "test": {"windows": len(truth), "videos": windows.video[windows.test].unique(), "horizon": horizon},
         "train": {"windows": len(windows.train), "videos": windows.video[windows.train].unique()},
         "latent": {"dim": windows.dim, "variance": variance, "step": _mean_step(truth)},
@@ -107,35 +109,40 @@ def aggregate(values: Sequence[Any]) -> dict[str, Any]:
     return {"mean": numbers.mean().item(), "sd": deviation, "n": len(values)}
 
 
-def measure_cost(config: TrainConfig, dim: int, *, warm_up: int = 10, runs: int = 100) -> dict[str, Any]:
-    """Time one rollout of the training horizon at batch 1, without gradients, as in H-JEPA section 5.6.
+def measure_cost(
+    config: TrainConfig, dim: int, device: torch.device | str = "cpu", *, warm_up: int = 10, runs: int = 100
+) -> dict[str, Any]:
+    """Time one rollout of the training horizon at batch 1 on ``device``, without gradients (H-JEPA section 5.6).
 
     The networks are the configuration's with fresh weights, float32. The methods take turns, so that a slow moment of
-    the machine falls on all of them.
+    the machine falls on all of them. A time is that of the finished rollout, from an idle device to an idle device.
 
     Returns:
-        JSON data: ``milliseconds_per_step``, by method ("fused_leapfrog", "fused_euler", "autograd_leapfrog", "mlp"),
-        each with mean, std and median over ``runs``; beside ``batch``, ``steps``, ``warm_up``, ``runs``, ``device``,
-        ``threads`` and ``versions``.
+        JSON data: ``milliseconds_per_step``, by method ("fused_leapfrog", "fused_euler", "autograd_leapfrog", "mlp"; a
+        device without native rollouts has no fused ones), each with mean, std and median over ``runs``; beside
+        ``batch``, ``steps``, ``warm_up``, ``runs``, ``device`` (with its name), ``threads`` and ``versions``.
     """
+    device = torch.device(device)
     steps = config.window - 1
-    leapfrog, euler, mlp = (MODELS[name].build(dim, config) for name in ("hnn", "hnn_euler", "mlp"))
+    leapfrog, euler, mlp = (MODELS[name].build(dim, config).to(device) for name in ("hnn", "hnn_euler", "mlp"))
     assert isinstance(leapfrog, HamiltonianDynamics)
-    z0 = torch.randn(1, dim, generator=torch.Generator().manual_seed(0))
-    methods: dict[str, Callable[[], object]] = {
-        "fused_leapfrog": partial(leapfrog.rollout, z0, steps),
-        "fused_euler": partial(euler.rollout, z0, steps),
-        "autograd_leapfrog": partial(
-            reference.leapfrog_rollout, leapfrog.H, z0, leapfrog.dt.detach(), steps, return_energy=True
-        ),
-        "mlp": partial(mlp.rollout, z0, steps),
-    }
+    z0 = torch.randn(1, dim, generator=torch.Generator().manual_seed(0)).to(device)
+    methods: dict[str, Callable[[], object]] = {}
+    if _runs_natively(leapfrog, z0):
+        methods["fused_leapfrog"] = partial(leapfrog.rollout, z0, steps)
+        methods["fused_euler"] = partial(euler.rollout, z0, steps)
+    methods["autograd_leapfrog"] = partial(
+        reference.leapfrog_rollout, leapfrog.H, z0, leapfrog.dt.detach(), steps, return_energy=True
+    )
+    methods["mlp"] = partial(mlp.rollout, z0, steps)
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     with torch.no_grad():
         for run in range(-warm_up, runs):
             for name, method in methods.items():
+                synchronize(device)
                 began = time.perf_counter()
                 method()
+                synchronize(device)
                 if run >= 0:
                     seconds[name].append(time.perf_counter() - began)
     return {
@@ -147,7 +154,7 @@ def measure_cost(config: TrainConfig, dim: int, *, warm_up: int = 10, runs: int 
         "steps": steps,
         "warm_up": warm_up,
         "runs": runs,
-        "device": "cpu",
+        "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "versions": {"torch": str(torch.__version__), "hamiltorch_ext": hamiltorch_ext.__version__},
     }
@@ -194,6 +201,14 @@ def probe(
         scores[name] = (1 - residual.square().mean(0) / y[test][:, part].var(0, correction=0)).mean()
     plain: dict[str, Any] = _plain({**scores, "test_videos": len(video[test].unique())})
     return plain
+
+
+def _runs_natively(model: HamiltonianDynamics, z0: Tensor) -> bool:
+    try:
+        rollout(model.H, z0, 1.0, 1, method=model.integrator, backend="native")
+    except ValueError:  # no kernels for this device, or none in this build
+        return False
+    return True
 
 
 def _residual(ridge: Ridge, strength: float, x: Tensor, y: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ import hamiltorch_ext
 
 from .config import ConfigError, ExperimentConfig, from_json, preset, to_json, with_overrides
 from .data import Dataset, generate, load_dataset
+from .device import describe_device, resolve_device
 from .encoders import build_encoder
 from .evaluation import evaluate, measure_cost, probe
 from .files import read_json, write_json
@@ -43,17 +44,31 @@ class Experiment:
     """One run: a folder, its configuration, and the stages as methods.
 
     Stages are ``data``, ``encode``, ``train``, ``evaluate`` and ``report``, each building on the ones before.
+
+    ``device`` is where networks run, one device for everything: "auto" (a GPU where torch can use one), "cpu", "cuda"
+    or "cuda:N". It is no setting of the run: each command may use another, and what is made stays as it is. Raises
+    ValueError where there is no such device.
     """
 
-    def __init__(self, folder: Path | str, config: ExperimentConfig, *, quiet: bool = False) -> None:
+    def __init__(
+        self, folder: Path | str, config: ExperimentConfig, *, device: str = "auto", quiet: bool = False
+    ) -> None:
         self.folder = Path(folder)
         self.config = config
+        self.device = resolve_device(device)
+        self.any_device = device == "auto"
         self.quiet = quiet
         self.progress = not quiet and sys.stderr.isatty()
 
     @classmethod
     def start(
-        cls, folder: Path | str, preset_name: str | None, overrides: Sequence[str] = (), *, quiet: bool = False
+        cls,
+        folder: Path | str,
+        preset_name: str | None,
+        overrides: Sequence[str] = (),
+        *,
+        device: str = "auto",
+        quiet: bool = False,
     ) -> Experiment:
         """Begin a run in ``folder``, or carry on with the one that is there.
 
@@ -67,16 +82,19 @@ class Experiment:
             stored: ExperimentConfig = from_json(read_json(path))
             config = with_overrides(stored if preset_name is None else preset(preset_name), overrides)  # type: ignore[arg-type]
             _refuse_changes(path, stored, config)
+        experiment = cls(folder, config, device=device, quiet=quiet)
         write_json(path, to_json(config))
-        write_json(path.with_name("environment.json"), environment())
-        return cls(folder, config, quiet=quiet)
+        write_json(path.with_name("environment.json"), environment(experiment.device))
+        return experiment
 
     @classmethod
-    def open(cls, folder: Path | str, overrides: Sequence[str] = (), *, quiet: bool = False) -> Experiment:
+    def open(
+        cls, folder: Path | str, overrides: Sequence[str] = (), *, device: str = "auto", quiet: bool = False
+    ) -> Experiment:
         """Carry on with the run in ``folder``. Raises ConfigError where there is none or settings differ."""
         if not (Path(folder) / "config.json").exists():
             raise ConfigError(f"no run in {folder} (it has no config.json); 'data' or 'demo' begins one there")
-        return cls.start(folder, None, overrides, quiet=quiet)
+        return cls.start(folder, None, overrides, device=device, quiet=quiet)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -101,11 +119,11 @@ class Experiment:
     def latents(self) -> LatentStore:
         """Every video's latents, in latents/; the embedded encoder is trained in encoder/ first."""
         dataset, encoder = self.dataset, self.config.encoder
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        with self._stage(f"encode: {encoder.name}, clips of {encoder.clip} frames every {encoder.stride}"):
+        what = f"encode: {encoder.name}, clips of {encoder.clip} frames every {encoder.stride}"
+        with self._stage(f"{what}, on {self.device}"):
             return encode_dataset(
                 dataset,
-                build_encoder(encoder, dataset, self.folder / "encoder", device, progress=self.progress),
+                build_encoder(encoder, dataset, self.folder / "encoder", self.device, progress=self.progress),
                 self.folder / "latents",
                 clip=encoder.clip,
                 stride=encoder.stride,
@@ -115,8 +133,8 @@ class Experiment:
 
     @cached_property
     def windows(self) -> Windows:
-        """The windows of the latents and their split."""
-        return Windows.from_latents(self.latents.latents, self.config.train)
+        """The windows of the latents and their split, on the device."""
+        return Windows.from_latents(self.latents.latents, self.config.train).to(self.device)
 
     @cached_property
     def models(self) -> dict[str, dict[int, DynamicsModel]]:
@@ -126,7 +144,7 @@ class Experiment:
         for name in self.config.models:
             for seed in self.config.seeds:
                 folder = model_folder(self.folder, name, seed)
-                with self._stage(f"train: {name}, seed {seed}"):
+                with self._stage(f"train: {name}, seed {seed}, on {self.device}"):
                     models.setdefault(name, {})[seed] = train(
                         name, windows, self.config.train, seed, folder, progress=self.progress
                     )
@@ -134,12 +152,18 @@ class Experiment:
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
-        """All numbers of the report, kept in evaluation.json with the configuration they belong to."""
+        """All numbers of the report, kept in evaluation.json with the configuration they belong to.
+
+        Costs depend on the device: where one is named, numbers from another are not kept.
+        """
         path = self.folder / "evaluation.json"
         models, windows, latents, config = self.models, self.windows, self.latents, self.config
         made_from = {"config": to_json(config), "windows": windows.fingerprint}
-        with self._stage("evaluate: errors, energies, structure and cost on the test windows"):
-            if path.exists() and (stored := read_json(path)).get("made_from") == made_from:
+        what = "evaluate: errors, energies, structure and cost on the test windows"
+        with self._stage(f"{what}, on {self.device}"):
+            stored = read_json(path) if path.exists() else {}
+            right_device = self.any_device or stored.get("device") == describe_device(self.device)
+            if stored.get("made_from") == made_from and right_device:
                 return dict(stored)
             first = {name: by_seed[config.seeds[0]] for name, by_seed in models.items()}
             states, horizon = windows.data[windows.test, 0], config.train.window - 1
@@ -149,7 +173,7 @@ class Experiment:
                 **evaluate(models, windows),
                 "structure": measure_structure(first, states, horizon),
                 "probe": probe(latents.latents, latents.frames, labels, config.train.test_fraction),
-                "cost": measure_cost(config.train, windows.dim),
+                "cost": measure_cost(config.train, windows.dim, self.device),
             }
             write_json(path, evaluation)
             return evaluation
@@ -175,15 +199,15 @@ class Experiment:
             print(text, flush=True)
 
 
-def environment() -> dict[str, Any]:
-    """What the run ran on, JSON-serialisable: versions, processor, threads, and how hamiltorch_ext was built."""
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a command runs on, JSON-serialisable: versions, processor, device, and how hamiltorch_ext was built."""
     packages = ("hamiltorch_ext", "torch", "numpy", "av", "matplotlib", "safetensors", "transformers")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "device": describe_device(device),
         "packages": {name: _version(name) for name in packages},
         "build": json.loads(json.dumps(hamiltorch_ext.build_info(), default=str)),
     }

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .data import Dataset
+from .device import describe_device
 from .encoders.base import Encoder
 from .files import (
     DamagedFile,
@@ -44,7 +45,7 @@ class LatentStore:
         latents: one float32 (clips, D) per video, in order of time.
         frames: one int64 (clips,) per video: the index of each clip's last frame, the one that decoders draw.
         videos: the videos' stems.
-        manifest: encoder, clip, stride, dtype and the source hash of each video.
+        manifest: encoder, clip, stride, dtype and, for each video, the source's hash and the device that encoded it.
     """
 
     folder: Path
@@ -103,8 +104,9 @@ def encode_dataset(
             metadata = {"encoder": fingerprint, "source": source["sha256"]}
             target = folder / f"{video.stem}.safetensors"
             if not _is_done(target, metadata):
-                write_tensors(target, _encode_video(video, encoder, clip, stride, batch), metadata)
-            sources.append(source)
+                made_on = {"device": describe_device(encoder.device)}
+                write_tensors(target, _encode_video(video, encoder, clip, stride, batch), {**metadata, **made_on})
+            sources.append({**source, "device": read_metadata(target)["device"]})
             bar.update()
     write_json(manifest_path, {**made_by, "latent_dim": encoder.latent_dim, "videos": sources})
     return load_latents(folder)
@@ -128,7 +130,7 @@ def load_latents(folder: Path | str) -> LatentStore:
 
 def _is_done(path: Path, metadata: dict[str, str]) -> bool:
     try:
-        return read_metadata(path) == metadata
+        return read_metadata(path).items() >= metadata.items()
     except (FileNotFoundError, DamagedFile):
         return False
 

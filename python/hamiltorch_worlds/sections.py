@@ -362,12 +362,16 @@ def training(run: FinishedRun, gallery: Gallery) -> str:
     }
     history = {key: values for key, values in history.items() if np.isfinite(values).any()}
     seconds = sum(row["seconds"] for row in log)
+    devices = " and ".join(dict.fromkeys(row["device"] for row in log))  # several where it was resumed on another
+    peak = max((row["peak_memory_mib"] for row in log if row["peak_memory_mib"] is not None), default=None)
+    memory = "" if peak is None else f", with at most {peak:.0f} MiB of GPU memory"
     html = gallery.show(
         "training",
         figures.training_curves(history),
         f"Training of {style(run.lead).label}, seed {run.config.seeds[0]} (Figure 5).",
-        f"{len(log)} epochs in {seconds:.0f} s. Test error is measured after each epoch and used for nothing: the "
-        "last weights are kept. Below, the weight λ of the energy loss and the learned time step, in latents.",
+        f"{len(log)} epochs in {seconds:.0f} s on {devices}{memory}. Test error is measured after each epoch and used "
+        "for nothing: the last weights are kept. Below, the weight λ of the energy loss and the learned time step, in "
+        "latents.",
     )
     rows: list[list[str | Cell]] = []
     for name in run.models:
@@ -415,16 +419,21 @@ def cost(run: FinishedRun, gallery: Gallery) -> str:
         ]
         for key, entry in times.items()
     ]
-    ratio = times["fused_leapfrog"]["median"] / times["mlp"]["median"]
+    where = cost["device"] + (f", {_count(cost['threads'], 'thread')}" if cost["device"] == "cpu" else "")
+    if "fused_leapfrog" in times:
+        ratio = times["fused_leapfrog"]["median"] / times["mlp"]["median"]
+        remark = f"A fused leapfrog step costs {ratio:.2g} times a step of the baseline MLP"
+        remark += "; in the paper, by autograd, 18 times."
+    else:
+        remark = "This build has no fused rollouts for this device, so the models ran by autograd too."
     headings = ["Method", "ms per step, mean ± sd", "Median", "Speed-up over autograd"]
     return table(
         [*headings, Cell("Paper's code, A100, ms", "paper")],
         rows,
-        f"Cost of a {cost['steps']}-step rollout, batch {cost['batch']}.",
-        f"{cost['warm_up']} warm-up and {cost['runs']} timed runs, methods taking turns, without gradients; "
-        f"{cost['device']}, {_count(cost['threads'], 'thread')}, torch {cost['versions']['torch']}, hamiltorch_ext "
-        f"{cost['versions']['hamiltorch_ext']}. A fused leapfrog step costs {ratio:.2g} times a step of the baseline "
-        "MLP; in the paper, by autograd, 18 times.",
+        f"Cost of a {cost['steps']}-step rollout, batch {cost['batch']}, on {where}.",
+        f"{cost['warm_up']} warm-up and {cost['runs']} timed runs, methods taking turns, without gradients, each "
+        f"time that of the finished rollout; torch {cost['versions']['torch']}, hamiltorch_ext "
+        f"{cost['versions']['hamiltorch_ext']}. {remark}",
     ) + gallery.show(
         "cost",
         figures.cost({COST_LABELS[key]: entry["median"] for key, entry in times.items()}),

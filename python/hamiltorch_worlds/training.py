@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .config import ConfigError, ModelName, TrainConfig, to_json
+from .device import describe_device, peak_memory, reset_peak_memory
 from .files import read_json, read_metadata, read_tensors, write_bytes, write_tensors
 from .models import MODELS, DynamicsModel
 from .windows import Windows
@@ -42,11 +43,13 @@ def train(
 
     The objective is the paper's (H-JEPA eq. 5 to 7, Table 1), for each model with or without its energy term; models
     that learn nothing by descent are fitted in closed form. Initialisation and the order of the data depend on
-    ``seed`` alone, and a resumed training ends with the same bits as one that was never interrupted.
+    ``seed`` alone, whatever the device. A training resumed on the CPU ends with the same bits as one that was never
+    interrupted; one that used a GPU, or two devices, may differ by rounding.
 
     Args:
         model_name: a name in ``models.MODELS``.
-        windows: the data and its split; the model is trained where ``windows.data`` is (device and dtype).
+        windows: the data and its split; the model is trained where ``windows.data`` is (device and dtype), and is
+            returned there. What it leaves in ``folder`` loads on any device.
         config: the training's settings.
         seed: of the initialisation and of the order of the data.
         folder: where ``config.json``, ``model.safetensors``, ``metrics.jsonl`` and ``metrics.csv`` go and, until the
@@ -68,17 +71,20 @@ def train(
 
     spec = MODELS[model_name]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = spec.build(windows.dim, config).to(windows.data)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: weights are drawn there for every device
+        model = spec.build(windows.dim, config)
+    # A fit in closed form is one float64 computation; on the CPU it has the same bits whatever device the run uses.
+    device = windows.data.device if spec.descent else torch.device("cpu")
+    model.to(device, windows.data.dtype)
     if spec.descent:
         if not spec.energy_loss:
             config = replace(config, energy_weight_start=0.0, energy_weight_end=0.0)
         _descend(model, windows, config, identity, folder, progress)
     else:
-        model.fit(windows.data[windows.train])
-    model.save_pretrained(folder, training=identity)
+        model.fit(windows.data[windows.train].to(device))
+    model.save_pretrained(folder, training=identity, device=describe_device(device))
     (folder / RESUME).unlink(missing_ok=True)
-    return model
+    return model.to(windows.data.device)
 
 
 def objective(model: DynamicsModel, window: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -132,11 +138,15 @@ def _descend(
         total=config.epochs,
         disable=not progress,
     )
+    device = windows.data.device
+    reset_peak_memory(device)
     for epoch in epochs:
         began = time.perf_counter()
-        row = {"epoch": epoch, **_epoch(model, optimizer, windows, config, identity["seed"], epoch)}
+        row: dict[str, Any] = {"epoch": epoch, **_epoch(model, optimizer, windows, config, identity["seed"], epoch)}
         row["test_mse"] = _test_mse(model, windows, config.batch_size)
         row["seconds"] = time.perf_counter() - began
+        # Row by row, as a training may be resumed on another device.
+        row |= {"device": describe_device(device), "peak_memory_mib": peak_memory(device)}
         history.append(row)
         # The state first: it holds the history too, so that the logs can always be made again from it.
         _save_state(folder, identity, model, optimizer, history)
@@ -163,7 +173,7 @@ def _epoch(
     order = windows.train[torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(len(windows.train)))]
     batch_size = min(config.batch_size, len(order))
     batches = order[: len(order) // batch_size * batch_size].split(batch_size)  # the last, smaller batch is dropped
-    sums = {"loss": 0.0, "prediction": 0.0, "energy": 0.0, "gradient_norm": 0.0}
+    sums = dict.fromkeys(("loss", "prediction", "energy", "gradient_norm"), 0.0)
     for step, batch in enumerate(batches, 1):
         loss, prediction, energy = objective(model, windows.data[batch], weight)
         optimizer.zero_grad()
@@ -172,12 +182,12 @@ def _epoch(
         norm = torch.nn.utils.clip_grad_norm_(network, config.clip_norm)
         if time_step:
             norm = norm + torch.nn.utils.clip_grad_norm_(time_step, config.clip_norm)
-        _check_finite(loss.item(), norm.item(), epoch, step)
+        # Read together: each read by itself would wait for the GPU once more.
+        of_energy = torch.full_like(loss, math.nan) if energy is None else energy
+        measured = torch.stack((loss, prediction, of_energy, norm)).tolist()
+        _check_finite(measured[0], measured[-1], epoch, step)
         optimizer.step()
-        sums["loss"] += loss.item()
-        sums["prediction"] += prediction.item()
-        sums["energy"] += math.nan if energy is None else energy.item()
-        sums["gradient_norm"] += norm.item()
+        sums = {name: total + value for (name, total), value in zip(sums.items(), measured, strict=True)}
     return {
         **{name: value / len(batches) if math.isfinite(value) else None for name, value in sums.items()},
         "energy_weight": None if energy is None else weight,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -38,6 +38,10 @@ class Windows:
         data, video = make_windows(latents, config.window)
         train, test = split(video, config.test_fraction, by=config.split, seed=SPLIT_SEED)
         return cls(data, video, train, test)
+
+    def to(self, device: torch.device | str) -> Windows:
+        """The same windows with ``data`` on ``device``; indices stay on the CPU, where batches are drawn."""
+        return replace(self, data=self.data.to(device))
 
     @property
     def dim(self) -> int:

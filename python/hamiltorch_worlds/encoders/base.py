@@ -19,10 +19,12 @@ class Encoder(ABC):
     Attributes:
         latent_dim: size D of a latent.
         can_decode: whether `decode` works.
+        device: where the network runs; it decides nothing beyond rounding, and is no part of the manifest.
     """
 
     latent_dim: int
     can_decode: bool = False
+    device: torch.device = torch.device("cpu")
 
     @abstractmethod
     def prepare(self, frames: Tensor) -> Tensor:

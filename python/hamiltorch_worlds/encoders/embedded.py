@@ -28,6 +28,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ..data import Dataset
+from ..device import describe_device
 from ..files import read_json, read_tensors, sha256, write_json, write_tensors
 from ..video import VideoError, iterate_video
 from .base import Encoder, EncoderError
@@ -125,13 +126,14 @@ class EmbeddedEncoder(Encoder):
     def __init__(self, network: FrameAutoencoder, offset: Tensor, scale: Tensor, manifest: dict[str, Any]) -> None:
         self._network = network.eval().requires_grad_(False)
         self._offset, self._scale = offset, scale
+        self.device = offset.device
         self._manifest = manifest
         self.latent_dim = len(offset)
 
     @torch.inference_mode()
     def prepare(self, frames: Tensor) -> Tensor:
         """Turn frames, uint8 (T, H, W, 3), into slots, float32 (T, D / 2)."""
-        return self._network.encode(_resize(frames).to(self._offset.device).float() / 255)
+        return self._network.encode(_resize(frames).to(self.device).float() / 255)
 
     @torch.inference_mode()
     def encode_prepared(self, clips: Tensor) -> Tensor:
@@ -209,12 +211,13 @@ def train_embedded(
     else:
         videos = _load_pictures(dataset, clip, progress)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # the CPU's alone: it draws for every device
             network, done = _train(videos, latent_dim // (2 * SLOT), steps, training_seconds, device, progress)
         offset, scale = _statistics(network, videos, clip, device)
         tensors = {**network.state_dict(), "offset": offset, "scale": scale}
         write_tensors(folder / "model.safetensors", tensors)
-        write_json(folder / "config.json", {"format": 1, "settings": settings, "steps_done": done})
+        made = {"steps_done": done, "device": describe_device(offset.device)}
+        write_json(folder / "config.json", {"format": 1, "settings": settings, **made})
     return _load(folder, latent_dim, device)
 
 

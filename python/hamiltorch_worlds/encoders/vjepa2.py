@@ -54,6 +54,7 @@ class VJEPA2Encoder(Encoder):
         if dtype not in DTYPES:
             raise EncoderError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         self._model = _load(checkpoint, DTYPES[dtype], local_files_only).to(device).eval().requires_grad_(False)
+        self.device = torch.device(device)
         self._resize, self._crop = resize, crop
         self._size = int(self._model.config.crop_size)
         self.latent_dim = int(self._model.config.hidden_size)
@@ -94,12 +95,11 @@ class VJEPA2Encoder(Encoder):
     @torch.inference_mode()
     def encode_prepared(self, clips: Tensor) -> Tensor:
         """Encode uint8 (N, clip, 3, size, size) to float32 (N, hidden_size)."""
-        parameter = next(self._model.parameters())
-        mean = torch.tensor(MEAN, device=parameter.device)[:, None, None]
-        std = torch.tensor(STD, device=parameter.device)[:, None, None]
-        pixels = (clips.to(parameter.device) / 255 - mean) / std
+        mean = torch.tensor(MEAN, device=self.device)[:, None, None]
+        std = torch.tensor(STD, device=self.device)[:, None, None]
+        pixels = (clips.to(self.device) / 255 - mean) / std
         # The predictor's output is not needed, and would cost a third more.
-        output = self._model(pixel_values_videos=pixels.to(parameter.dtype), skip_predictor=True)
+        output = self._model(pixel_values_videos=pixels.to(self._model.dtype), skip_predictor=True)
         # Thousands of tokens are averaged: in half precision the sum itself would lose digits.
         latents: Tensor = output.last_hidden_state.float().mean(dim=1).cpu()
         return latents
