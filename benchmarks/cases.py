@@ -23,6 +23,7 @@ class Case:
     widths: tuple[int, ...]
     batch: int
     steps: int = STEPS
+    baseline: str | None = None  # name of the case that does the same with a plain MLP, for context
 
     @property
     def flop(self) -> int:
@@ -53,7 +54,7 @@ def _plain_work(widths: tuple[int, ...]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Problem:
-    """A case's inputs. ``targets`` (batch, steps + 1, dim) are what training fits."""
+    """A case's inputs. ``targets`` (batch, steps + 1, dim) are what training fits; (batch, 0, dim) in a rollout."""
 
     case: Case
     weights: tuple[Tensor, ...]
@@ -88,6 +89,7 @@ def make_problem(case: Case, device: str, seed: int = 0) -> Problem:
         return (scale * torch.randn(*shape, generator=generator)).to(device)
 
     dim = case.widths[0]
+    fitted = case.steps + 1 if case.kind == "training" else 0
     z0 = normal(case.batch, dim)
     return Problem(
         case=case,
@@ -95,7 +97,7 @@ def make_problem(case: Case, device: str, seed: int = 0) -> Problem:
         biases=tuple(normal(n_out, scale=0.1) for n_out in case.widths[1:]),
         z0=z0,
         dt=torch.tensor(DT, device=device),
-        targets=z0[:, None] + normal(case.batch, case.steps + 1, dim, scale=0.3),
+        targets=z0[:, None] + normal(case.batch, fitted, dim, scale=0.3),
     )
 
 
@@ -107,19 +109,44 @@ def loss(trajectory: Tensor, energies: Tensor | None, targets: Tensor) -> Tensor
     return prediction + ENERGY_WEIGHT * (energies - energies[:, :1]).abs().mean()
 
 
-PAPER = (1024, 512, 512, 256, 1)
-SMALL = (8, 64, 64, 1)
-BASELINE = (1024, 512, 512, 1024)
+NETWORKS = {
+    "paper": ("hamiltonian", (1024, 512, 512, 256, 1)),
+    "small": ("hamiltonian", (8, 64, 64, 1)),
+    "baseline": ("baseline", (1024, 512, 512, 1024)),
+    "small-baseline": ("baseline", (8, 64, 64, 8)),
+}
+BASELINES = {"paper": "baseline", "small": "small-baseline"}
 
+
+def _cases(*rows: tuple[str, str, tuple[int, ...]]) -> dict[str, Case]:
+    names = [f"{kind}/{network}/b{batch}" for kind, network, batches in rows for batch in batches]
+    cases = {}
+    for name in names:
+        kind, network, batch = name.split("/")
+        baseline = f"{kind}/{BASELINES[network]}/{batch}" if network in BASELINES else None
+        model, widths = NETWORKS[network]
+        cases[name] = Case(name, kind, model, widths, int(batch[1:]), baseline=baseline if baseline in names else None)
+    return cases
+
+
+# By device. What matters most comes first: a run with a budget may not reach the end.
 CASES = {
-    case.name: case
-    for case in (
-        *(Case(f"rollout/paper/b{batch}", "rollout", "hamiltonian", PAPER, batch) for batch in (1, 32, 256, 2048)),
-        *(Case(f"rollout/small/b{batch}", "rollout", "hamiltonian", SMALL, batch) for batch in (1, 32, 1024)),
-        Case("training/paper/b32", "training", "hamiltonian", PAPER, 32),
-        Case("training/small/b32", "training", "hamiltonian", SMALL, 32),
-        Case("rollout/baseline/b1", "rollout", "baseline", BASELINE, 1),
-        Case("rollout/baseline/b32", "rollout", "baseline", BASELINE, 32),
-        Case("training/baseline/b32", "training", "baseline", BASELINE, 32),
-    )
+    "cpu": _cases(
+        ("rollout", "paper", (1, 32, 256, 2048)),
+        ("rollout", "small", (1, 32, 1024)),
+        ("training", "paper", (32,)),
+        ("training", "small", (32,)),
+        ("rollout", "baseline", (1, 32)),
+        ("training", "baseline", (32,)),
+    ),
+    "cuda": _cases(
+        ("rollout", "baseline", (1, 32, 1024, 65536)),
+        ("training", "baseline", (32, 1024)),
+        ("rollout", "paper", (1, 32, 1024, 65536)),
+        ("training", "paper", (32, 1024)),
+        ("rollout", "small", (1, 32, 1024, 65536)),
+        ("training", "small", (32, 1024)),
+        ("rollout", "small-baseline", (1, 32, 1024, 65536)),
+        ("training", "small-baseline", (32, 1024)),
+    ),
 }

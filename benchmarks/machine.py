@@ -20,14 +20,16 @@ PACKAGES = ("hamiltorch_ext", "torch", "numpy", "jax", "jaxlib")
 
 
 def restrict(threads: int) -> None:
-    """Give every peer the same processors: some libraries have no other knob for their thread count.
+    """Give every peer the same processors, and no peer TF32 for float32.
 
-    Call it before torch or jax start their pools.
+    Some libraries have no other knob for their thread count. Call it before torch or jax start their pools.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ["PJRT_NPROC"] = str(threads)  # jax's thread pool
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or jax takes most of a GPU's memory for itself
     torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def available_processors() -> int:
@@ -37,6 +39,7 @@ def available_processors() -> int:
 def describe(device: str, threads: int) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_model(),
+        **(_gpu() if device == "cuda" else {}),
         "architecture": platform.machine(),
         "system": platform.system(),
         "processors": os.cpu_count(),
@@ -46,29 +49,40 @@ def describe(device: str, threads: int) -> dict[str, Any]:
 
 
 def limits(device: str, threads: int, seconds: float, before: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Peak float32 rate (GFLOP/s), the largest of what was tried, and memory bandwidth (GB/s, read plus write).
+    """Peak rates (GFLOP/s) and memory bandwidth (GB/s, read plus write).
 
-    ``before`` holds an earlier measurement of the same run: a limit is the best of all.
+    ``gflops`` is float32's rate, the largest of what was tried; a GPU's matrix rates stand beside it. ``before`` holds
+    an earlier measurement of the same run: a limit is the best of all.
     """
-    rates = {"sgemm": _sgemm_rate(device, seconds)}
+    rates = {"sgemm": _matmul_rate(device, seconds, torch.float32)}
     measure_peak = None if device == "cuda" else _native("measure_peak")
     if measure_peak is not None:
         rates["multiply-adds in registers"] = measure_peak(threads, seconds) / 1e9
+    coarser = {}
+    if device == "cuda":
+        coarser["bfloat16"] = _matmul_rate(device, seconds, torch.bfloat16)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        coarser["tf32"] = _matmul_rate(device, seconds, torch.float32)
+        torch.backends.cuda.matmul.allow_tf32 = False
     bandwidth = _copy_bandwidth(device, seconds)
     if before is not None:
         rates = {name: max(rate, before["gflops_tried"][name]) for name, rate in rates.items()}
+        coarser = {name: max(rate, before["gflops_by_precision"][name]) for name, rate in coarser.items()}
         bandwidth = max(bandwidth, before["bandwidth_gbs"])
     source = max(rates, key=rates.__getitem__)
     return {
         "gflops": rates[source],
         "gflops_source": source,
         "gflops_tried": rates,
+        "gflops_by_precision": {"float32": rates[source], **coarser},
         "bandwidth_gbs": bandwidth,
     }
 
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
+    if torch.version.cuda is not None:
+        found["cuda"] = torch.version.cuda
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -78,21 +92,37 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The repository's commit, with "+changes" where the tree differs from it."""
+    """The repository's commit, with "+changes" where the tree differs from it.
+
+    A copy without its repository says by ``HAMILTORCH_COMMIT`` what it is a copy of.
+    """
     try:
         head = _git("rev-parse", "HEAD")
         return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("HAMILTORCH_COMMIT", "unknown")
 
 
 def command() -> str:
     return shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]])
 
 
-def synchronise(device: str) -> None:
+def synchronise(device: str, results: Any = None) -> None:
+    """Wait for the device; jax queues work of its own, so wait for its ``results`` as well."""
     if device == "cuda":
         torch.cuda.synchronize()
+        if "jax" in sys.modules:
+            sys.modules["jax"].block_until_ready(results)
+
+
+def _gpu() -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties()
+    return {
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_gb": properties.total_memory / 1e9,
+        "allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+    }
 
 
 def _git(*arguments: str) -> str:
@@ -137,9 +167,10 @@ def _best_rate(call: Callable[[], object], work: float, device: str, seconds: fl
     return best / 1e9
 
 
-def _sgemm_rate(device: str, seconds: float) -> float:
+def _matmul_rate(device: str, seconds: float, dtype: torch.dtype) -> float:
     n = 8192 if device == "cuda" else 1024
-    a, b, out = (torch.ones(n, n, device=device) for _ in range(3))
+    # Random numbers: a GPU draws less power on ones, and then runs faster than it does on data.
+    a, b, out = (torch.randn(n, n, device=device).to(dtype) for _ in range(3))
     return _best_rate(lambda: torch.mm(a, b, out=out), 2.0 * n**3, device, seconds)
 
 

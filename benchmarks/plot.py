@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
-from table import OURS
+from table import OURS, device
 
 
 def draw(report: dict[str, Any], target: Path) -> None:
@@ -44,7 +44,8 @@ def draw(report: dict[str, Any], target: Path) -> None:
     axes.margins(x=0.12)
     axes.set_xlabel("time / ours, log scale (labels: median time)")
     machine = report["machine"]
-    axes.set_title(f"{machine['device']}, {machine['threads']['torch']} threads, float32", fontsize=10)
+    threads = f"{machine['threads']['torch']} threads, " if device(report) == "cpu" else ""
+    axes.set_title(f"{machine['device']}, {threads}float32 unless named", fontsize=10)
     figure.legend(loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
     figure.savefig(target, dpi=150)
     plt.close(figure)

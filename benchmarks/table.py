@@ -4,7 +4,8 @@
     python benchmarks/table.py benchmarks/results/NAME.json --update README.md    replace the table in a page
     python benchmarks/table.py benchmarks/results/NAME.json --check README.md     fail where the page is out of date
 
-In a page the table stands between the lines ``<!-- benchmarks -->`` and ``<!-- /benchmarks -->``.
+In a page the table stands between the lines ``<!-- benchmarks -->`` and ``<!-- /benchmarks -->``, that of a GPU between
+``<!-- benchmarks cuda -->`` and ``<!-- /benchmarks cuda -->``.
 """
 
 from __future__ import annotations
@@ -17,24 +18,42 @@ from pathlib import Path
 from typing import Any
 
 OURS = "ours"
-BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+MARKS = {
+    "cpu": ("<!-- benchmarks -->", "<!-- /benchmarks -->"),
+    "cuda": ("<!-- benchmarks cuda -->", "<!-- /benchmarks cuda -->"),
+}
 
 Report = dict[str, Any]
 
 
+def device(report: Report) -> str:
+    return str(report.get("device", "cpu"))  # the first reports did not say
+
+
+def is_ours(name: str) -> bool:
+    """Ours, or ours in another way or precision: "ours graph"."""
+    return name.split()[0] == OURS
+
+
+def step_microseconds(case: dict[str, Any], peer: dict[str, Any], key: str = "median_s") -> float:
+    return float(1e6 * peer[key] / case["steps"])
+
+
 def plain_table(report: Report) -> str:
     """One line per case and peer; the last column says how many times as long as ours a peer takes."""
+    wide = max((len(name) for case in report["cases"] for name in case["peers"]), default=0)
     lines = [
-        f"{'case':<22} {'peer':<15} {'median ms':>10} {'quartiles ms':>20} {'GFLOP/s':>8} {'peak':>6} {'error':>8} "
-        f"{'/ ours':>7}"
+        f"{'case':<22} {'peer':<{wide}} {'median ms':>10} {'quartiles ms':>20} {'us a step':>10} {'GFLOP/s':>8} "
+        f"{'peak':>6} {'error':>8} {'/ ours':>7}"
     ]
     for case in report["cases"]:
         for name, peer in case["peers"].items():
             quartiles = f"{peer['q1_s'] * 1e3:.3f} - {peer['q3_s'] * 1e3:.3f}"
             ratio = f"{peer['ratio_to_ours']:.2f}" if "ratio_to_ours" in peer else "-"
             lines.append(
-                f"{case['name']:<22} {name:<15} {peer['median_s'] * 1e3:>10.3f} {quartiles:>20} "
-                f"{peer['gflops']:>8.1f} {peer['fraction_of_peak']:>6.1%} {peer['error']:>8.1e} {ratio:>7}"
+                f"{case['name']:<22} {name:<{wide}} {peer['median_s'] * 1e3:>10.3f} {quartiles:>20} "
+                f"{step_microseconds(case, peer):>10.2f} {peer['gflops']:>8.1f} {peer['fraction_of_peak']:>6.1%} "
+                f"{peer['error']:>8.1e} {ratio:>7}"
             )
         best = best_peer(case)
         if best is not None and OURS in case["peers"]:
@@ -45,11 +64,15 @@ def plain_table(report: Report) -> str:
 
 def best_peer(case: dict[str, Any]) -> str | None:
     """The fastest other than ours."""
-    others = {name: peer["median_s"] for name, peer in case["peers"].items() if name != OURS}
+    others = {name: peer["median_s"] for name, peer in case["peers"].items() if not is_ours(name)}
     return min(others, key=others.__getitem__) if others else None
 
 
 def markdown_table(report: Report) -> str:
+    return _gpu_table(report) if device(report) == "cuda" else _cpu_table(report)
+
+
+def _cpu_table(report: Report) -> str:
     """A row per case: our median, our part of the machine's peak, and each peer's time over ours."""
     compared = [case for case in report["cases"] if OURS in case["peers"]]
     names = list(dict.fromkeys(name for case in compared for name in case["peers"] if name != OURS))
@@ -66,15 +89,73 @@ def markdown_table(report: Report) -> str:
             ratio = f"{case['peers'][name]['ratio_to_ours']:.2f}x" if name in case["peers"] else "-"
             row.append(f"**{ratio}**" if name == best else ratio)
         rows.append(row)
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return f"{table}\n\n{_caption(report)}"
+    return f"{_joined(rows)}\n\n{_caption(report)}"
+
+
+def _gpu_table(report: Report) -> str:
+    """A row per case, in time per step: ours in each precision, each peer over ours, the plain MLP's step beside."""
+    compared = [case for case in report["cases"] if OURS in case["peers"]]
+    found = list(dict.fromkeys(name for case in compared for name in case["peers"]))
+    ours, others = [name for name in found if is_ours(name)], [name for name in found if not is_ours(name)]
+    plain = {case["name"]: case for case in report["cases"] if case["model"] == "baseline"}
+    rows = [
+        ["case", "ours, µs a step (quartiles)", "of peak", *(f"{name}, µs (of peak)" for name in ours[1:]), *others,
+         "plain MLP, µs (graph)"],
+        ["---", *("---:" for _ in range(len(found) + 2))],
+    ]  # fmt: skip
+    for case in compared:
+        peers, best = case["peers"], best_peer(case)
+        middle, low, high = (_short(step_microseconds(case, peers[OURS], key)) for key in ("median_s", "q1_s", "q3_s"))
+        row = [case["name"], f"{middle} ({low}-{high})", f"{peers[OURS]['fraction_of_peak']:.0%}"]
+        for name in ours[1:]:
+            one = peers.get(name)
+            row.append(f"{_short(step_microseconds(case, one))} ({one['fraction_of_peak']:.0%})" if one else "-")
+        for name in others:
+            ratio = f"{peers[name]['ratio_to_ours']:.2f}x" if name in peers else "-"
+            row.append(f"**{ratio}**" if name == best else ratio)
+        beside = plain.get(case["baseline"])
+        steps = [_short(step_microseconds(beside, peer)) for peer in beside["peers"].values()] if beside else []
+        row.append("{} ({})".format(*steps) if len(steps) == 2 else "".join(steps) or "-")
+        rows.append(row)
+    return f"{_joined(rows)}\n\n{_gpu_caption(report)}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _joined(rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _gpu_caption(report: Report) -> str:
+    limits, versions = report["limits"], report["versions"]
+    libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "jax", "cuda") if name in versions)
+    rates = ", ".join(f"{rate / 1e3:.0f} TFLOP/s {name}" for name, rate in limits["gflops_by_precision"].items())
+    names = list(dict.fromkeys(name for case in report["cases"] for name in case["peers"] if is_ours(name)))
+    errors = ", ".join(
+        f"{name} {max(case['peers'][name]['error'] for case in report['cases'] if name in case['peers']):.0e}"
+        for name in names
+    )
+    return (
+        f"{report['machine']['device']}; {libraries}; commit {report['commit'][:10]}. Peers, all float32 without TF32, "
+        f"in multiples of our float32 time, best in bold. Largest relative error against float64: {errors}. Limits "
+        f"measured in the same run: {rates}, {limits['bandwidth_gbs']:.0f} GB/s. `{report['command']}`."
+        f"{_missing(report)}"
+    )
+
+
+def _missing(report: Report) -> str:
+    skipped = "".join(f" Not measured: {name} ({reason})." for name, reason in report["skipped"].items())
+    failed = "".join(f" Failed: {where} ({message})." for where, message in report.get("failed", {}).items())
+    not_begun = report.get("not_begun")
+    return skipped + failed + (f" Out of time before: {', '.join(not_begun)}." if not_begun else "")
 
 
 def _caption(report: Report) -> str:
     limits, versions = report["limits"], report["versions"]
     threads = report["machine"]["threads"]["torch"]
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "jax") if name in versions)
-    skipped = "".join(f" Not measured: {name} ({reason})." for name, reason in report["skipped"].items())
     context = "".join(
         f" For context, {name} (another computation) takes {peer['median_s'] * 1e3:.3g} ms for {case['name']}."
         for case in report["cases"]
@@ -85,16 +166,17 @@ def _caption(report: Report) -> str:
         f"float32, {threads} threads of {report['machine']['device']}; {libraries}; commit {report['commit'][:10]}. "
         f"Peers in multiples of our median, best in bold. Limits measured in the same run: {limits['gflops']:.0f} "
         f"GFLOP/s ({limits['gflops_source']}), {limits['bandwidth_gbs']:.0f} GB/s. `{report['command']}`."
-        f"{context}{skipped}"
+        f"{context}{_missing(report)}"
     )
 
 
-def updated(page: str, table: str) -> str:
+def updated(page: str, report: Report) -> str:
     """The page with the table between its marks replaced."""
-    pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
+    begin, end = MARKS[device(report)]
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if len(pattern.findall(page)) != 1:
-        raise SystemExit(f"the page must hold one place for the table, between {BEGIN} and {END}")
-    return pattern.sub(lambda _: f"{BEGIN}\n{table}\n{END}", page)
+        raise SystemExit(f"the page must hold one place for the table, between {begin} and {end}")
+    return pattern.sub(lambda _: f"{begin}\n{markdown_table(report)}\n{end}", page)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,16 +187,16 @@ def main(arguments: list[str] | None = None) -> int:
     where.add_argument("--check", type=Path, metavar="PAGE", help="exit 1 unless the page holds this table")
     options = parser.parse_args(arguments)
 
-    table = markdown_table(json.loads(options.results.read_text()))
+    report = json.loads(options.results.read_text())
     if options.update:
-        options.update.write_text(updated(options.update.read_text(), table))
+        options.update.write_text(updated(options.update.read_text(), report))
     elif options.check:
         page = options.check.read_text()
-        if updated(page, table) != page:
+        if updated(page, report) != page:
             print(f"{options.check} is out of date: python benchmarks/table.py {options.results} --update it")
             return 1
     else:
-        print(table)
+        print(markdown_table(report))
     return 0
 
 

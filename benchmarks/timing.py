@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 Call = Callable[[], Any]
+Synchronise = Callable[[Any], None]  # given the results of the last call
 
 SLOW = 0.5  # seconds: what takes longer needs no warming between samples
 
@@ -28,8 +29,13 @@ class Effort:
     def quick(cls) -> Effort:
         return cls(sample_s=0.002, min_samples=3, max_samples=5, budget_s=0.5)
 
+    @classmethod
+    def gpu(cls) -> Effort:
+        """Short: nobody else runs on a GPU, so few samples agree."""
+        return cls(sample_s=0.02, min_samples=5, max_samples=20, budget_s=0.5)
 
-def measure(calls: Mapping[str, Call], effort: Effort, synchronise: Callable[[], None]) -> dict[str, dict[str, Any]]:
+
+def measure(calls: Mapping[str, Call], effort: Effort, synchronise: Synchronise) -> dict[str, dict[str, Any]]:
     """Median and quartiles (seconds per call) of every call, measured in turn."""
     typical = {name: _typical_seconds(call, synchronise) for name, call in calls.items()}
     repeats = {name: max(1, round(effort.sample_s / seconds)) for name, seconds in typical.items()}
@@ -40,7 +46,7 @@ def measure(calls: Mapping[str, Call], effort: Effort, synchronise: Callable[[],
         # Nobody always follows the same neighbour, whose threads and cache lines linger.
         for name in order[turn % len(order) :] + order[: turn % len(order)]:
             if typical[name] < SLOW:
-                calls[name]()  # caches and thread pools as they are in a loop of one's own
+                synchronise(calls[name]())  # caches and thread pools as they are in a loop of one's own
             samples[name].append(_seconds(calls[name], repeats[name], synchronise))
         if turn + 1 >= effort.min_samples and (
             time.perf_counter() > end or all(_spread(times) < effort.spread for times in samples.values())
@@ -49,18 +55,18 @@ def measure(calls: Mapping[str, Call], effort: Effort, synchronise: Callable[[],
     return {name: _summary(times, repeats[name]) for name, times in samples.items()}
 
 
-def _typical_seconds(call: Call, synchronise: Callable[[], None]) -> float:
+def _typical_seconds(call: Call, synchronise: Synchronise) -> float:
     """Seconds of one call, after warming up."""
     first = _seconds(call, 1, synchronise)
     return first if first > SLOW else min(_seconds(call, 1, synchronise) for _ in range(3))
 
 
-def _seconds(call: Call, repeats: int, synchronise: Callable[[], None]) -> float:
-    synchronise()
+def _seconds(call: Call, repeats: int, synchronise: Synchronise) -> float:
+    synchronise(None)
     start = time.perf_counter()
     for _ in range(repeats):
-        call()
-    synchronise()
+        results = call()
+    synchronise(results)
     return (time.perf_counter() - start) / repeats
 
 

@@ -13,9 +13,6 @@ import torch.nn.functional as F
 from cases import Problem, loss
 from torch import Tensor
 
-NAME = "torch analytic"
-MODEL = "hamiltonian"
-
 
 def unavailable(device: str) -> str | None:
     return None

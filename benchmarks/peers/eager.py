@@ -10,9 +10,6 @@ from torch import Tensor
 
 from hamiltorch_ext import HamiltonianMLP, reference
 
-NAME = "torch eager"
-MODEL = "hamiltonian"
-
 
 def unavailable(device: str) -> str | None:
     return None

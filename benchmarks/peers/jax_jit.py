@@ -10,9 +10,6 @@ import numpy as np
 from cases import ENERGY_WEIGHT, Problem
 from torch import Tensor
 
-NAME = "jax jit"
-MODEL = "hamiltonian"
-
 
 def unavailable(device: str) -> str | None:
     if importlib.util.find_spec("jax") is None:
@@ -75,10 +72,22 @@ def _inputs(problem: Problem) -> tuple[Any, Any, Any, Any]:
     return params, array(problem.z0[:, :d]), array(problem.z0[:, d:]), array(problem.dt)
 
 
+def _configured(problem: Problem) -> Callable[[Any], Any]:
+    """jax set to full float32; what a call passes its results through.
+
+    On a CPU, where jax may run calls side by side, each waits for its own. A GPU runs them in their order.
+    """
+    import jax
+
+    jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU the default is TF32
+    return jax.block_until_ready if problem.z0.device.type == "cpu" else lambda results: results
+
+
 def rollout(problem: Problem) -> Callable[[], dict[str, Any]]:
     import jax
     import jax.numpy as jnp
 
+    finished = _configured(problem)
     params, *state = _inputs(problem)
     # XLA multiplies one sample many times faster with weights that lie as (in, out), several samples the other way.
     single = len(problem.z0) == 1
@@ -91,7 +100,7 @@ def rollout(problem: Problem) -> Callable[[], dict[str, Any]]:
         return jnp.concatenate((q, p), -1).swapaxes(0, 1)
 
     def call() -> dict[str, Any]:
-        return {"trajectory": jax.block_until_ready(run(*inputs))}
+        return {"trajectory": finished(run(*inputs))}
 
     return call
 
@@ -100,6 +109,7 @@ def training(problem: Problem) -> Callable[[], dict[str, Any]]:
     import jax
     import jax.numpy as jnp
 
+    finished = _configured(problem)
     params, q0, p0, dt = _inputs(problem)
     targets = jnp.asarray(problem.targets.cpu().numpy()).swapaxes(0, 1)
 
@@ -113,7 +123,7 @@ def training(problem: Problem) -> Callable[[], dict[str, Any]]:
     run = jax.jit(jax.value_and_grad(loss))
 
     def call() -> dict[str, Any]:
-        value, (grads, grad_dt) = jax.block_until_ready(run((params, dt), q0, p0, targets))
+        value, (grads, grad_dt) = finished(run((params, dt), q0, p0, targets))
         (by_q, by_p, b1), *others = grads
         results = {"loss": value, "dt": grad_dt, "layers.0.weight": (by_q, by_p), "layers.0.bias": b1}
         for i, (weight, bias) in enumerate(others, start=1):

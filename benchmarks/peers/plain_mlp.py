@@ -9,9 +9,6 @@ import torch.nn.functional as F
 from cases import Problem, loss
 from torch import Tensor
 
-NAME = "plain MLP"
-MODEL = "baseline"
-
 
 def unavailable(device: str) -> str | None:
     return None
