@@ -7,7 +7,7 @@ RUN ?= runs/demo
 PRESET ?= paper
 
 sources := $(shell find csrc hamiltorch_ext python -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml constraints.txt
-native := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+native := $(shell find csrc benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 .PHONY: demo test check sanitize pytest smoke benchmark docs clean
 
@@ -45,7 +45,8 @@ sanitize: $(VENV)/test
 	    -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 -DHAMILTORCH_CUDA=OFF -DHAMILTORCH_WARNINGS_AS_ERRORS=ON \
 	    -DHAMILTORCH_SANITIZE=$$sanitizers > /dev/null && \
 	  $(BIN)/cmake --build build/sanitize-$$sanitizers > /dev/null && \
-	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/native_test || exit 1; \
+	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/native_test && \
+	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/emulator_test || exit 1; \
 	done
 
 pytest: $(VENV)/test

@@ -4,20 +4,72 @@ Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the ca
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Rollout', 'cuda', 'cuda_activation', 'instruction_set', 'instruction_sets', 'measure_peak', 'rollout_backward', 'rollout_forward', 'use_instruction_set']
+__all__: list[str] = ['Chain', 'CudaPlan', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_plans', 'gpu_description', 'instruction_set', 'instruction_sets', 'measure_peak', 'rollout_backward', 'rollout_forward', 'use_instruction_set']
 class Rollout:
     """
     A network, a method and the size of a rollout.
     """
     def __init__(self, is_double: bool, dim: typing.SupportsInt | typing.SupportsIndex, condition_dim: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activation: typing.SupportsInt | typing.SupportsIndex, weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], stages: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], dt: typing.SupportsFloat | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, condition: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+class CudaPlan:
+    """
+    One way to run a rollout on a GPU; see hamiltorch_ext.cuda_plans.
+    """
+    @property
+    def in_place(self) -> bool:
+        ...
+    @property
+    def members(self) -> int:
+        ...
+    @property
+    def predicted_us(self) -> float:
+        ...
+    @property
+    def right(self) -> int:
+        ...
+    @property
+    def shared_bytes(self) -> int:
+        ...
+    @property
+    def team(self) -> int:
+        ...
+    @property
+    def teams(self) -> int:
+        ...
+    @property
+    def vectors_global(self) -> bool:
+        ...
+    @property
+    def weights(self) -> int:
+        ...
+    @property
+    def workspace_bytes(self) -> int:
+        ...
+class Chain:
+    """
+    A network in layer-1 space, a method and the size of a rollout.
+    """
+    def __init__(self, precision: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activation: typing.SupportsInt | typing.SupportsIndex, weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], head: typing.SupportsInt | typing.SupportsIndex, stages: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], dt: typing.SupportsInt | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+def chain_backward(plan: CudaPlan, chain: Chain, s: typing.SupportsInt | typing.SupportsIndex, r: typing.SupportsInt | typing.SupportsIndex, u_q: typing.SupportsInt | typing.SupportsIndex, u_p: typing.SupportsInt | typing.SupportsIndex, grad_energies: typing.SupportsInt | typing.SupportsIndex, last_energy: bool, s_bar: typing.SupportsInt | typing.SupportsIndex, r_bar: typing.SupportsInt | typing.SupportsIndex, impulses: typing.SupportsInt | typing.SupportsIndex, dt_parts: typing.SupportsInt | typing.SupportsIndex, left: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], right: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], head: typing.SupportsInt | typing.SupportsIndex, workspace: typing.SupportsInt | typing.SupportsIndex, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Its adjoint; arrays as ChainBackward in hamiltorch/cuda_rollout.h.
+    """
+def chain_forward(plan: CudaPlan, chain: Chain, s0: typing.SupportsInt | typing.SupportsIndex, r0: typing.SupportsInt | typing.SupportsIndex, impulses: typing.SupportsInt | typing.SupportsIndex, energy_parts: typing.SupportsInt | typing.SupportsIndex, workspace: typing.SupportsInt | typing.SupportsIndex, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    A rollout in layer-1 space; arrays as ChainForward in hamiltorch/cuda_rollout.h.
+    """
 def cuda() -> dict:
     """
     What the CUDA part can say: architectures built, device 0, or why there is none.
     """
-def cuda_activation(activation: typing.SupportsInt | typing.SupportsIndex, a: typing.SupportsInt | typing.SupportsIndex, out: typing.SupportsInt | typing.SupportsIndex, count: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+def cuda_plans(widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, moves: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], precision: typing.SupportsInt | typing.SupportsIndex, adjoint: bool, gpu: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]) -> list[CudaPlan]:
     """
-    Element-wise activation of float32 device memory on a stream; a check of the CUDA path.
+    Plans that run on a GPU so described, the best by prediction first; ValueError says why there is none.
+    """
+def gpu_description(device: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int, int]:
+    """
+    Compute capability (90 for 9.0; 0 without a device), multiprocessors, shared memory of a block in bytes.
     """
 def instruction_set() -> str:
     """

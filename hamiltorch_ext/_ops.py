@@ -1,4 +1,4 @@
-"""Torch operators over the native kernels: schemas, fakes, CPU implementations and autograd, in one place.
+"""Torch operators over the native kernels: schemas, fakes, CPU and CUDA implementations and autograd, in one place.
 
 Reads as an index of the native surface. Both operators are functional, and the backward of ``hamiltorch::rollout`` is
 an operator of its own, so that ``torch.compile`` traces them without looking inside.
@@ -11,28 +11,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C
+from . import _C, _layer1, cuda_plans
 from .activations import ACTIVATIONS
 from .integrators import integrator
+from .mlp import MLP
 
 __all__ = ["rollout", "why_not_native"]
 
 _library = torch.library.Library("hamiltorch", "DEF")
 _library.define(
     "rollout(Tensor z0, Tensor dt, Tensor[] weights, Tensor[] biases, Tensor? condition, "
-    "str activation, str method, SymInt steps, bool return_energy) -> (Tensor, Tensor)"
+    "str activation, str method, SymInt steps, bool return_energy, str precision) -> (Tensor, Tensor)"
 )
 _library.define(
     "rollout_backward(Tensor? grad_trajectory, Tensor? grad_energies, Tensor trajectory, Tensor dt, Tensor[] weights, "
-    "Tensor[] biases, Tensor? condition, str activation, str method) -> (Tensor, Tensor, Tensor[], Tensor[], Tensor)"
+    "Tensor[] biases, Tensor? condition, str activation, str method, str precision) "
+    "-> (Tensor, Tensor, Tensor[], Tensor[], Tensor)"
 )
 rollout = torch.ops.hamiltorch.rollout.default
 _rollout_backward = torch.ops.hamiltorch.rollout_backward.default
 
 
-def why_not_native(device: torch.device) -> str | None:
-    """None where the kernels run on ``device``, else one line that says why they do not."""
-    return None if device.type == "cpu" else f"native rollouts run on the CPU, not on {device}"
+def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
+    """None where the kernels run this rollout, else one line that says why they do not."""
+    if z0.device.type == "cpu":
+        return None
+    if z0.device.type != "cuda":
+        return f"native rollouts run on CPU and CUDA, not on {z0.device}"
+    cuda = _C.cuda()
+    if not cuda["available"]:
+        return f"{cuda['message']}"
+    hidden = tuple(weight.shape[0] for weight in mlp.weights[:-1])
+    if z0.dtype == torch.float64:
+        precision = "float64"
+    try:
+        for adjoint in (False, True):
+            cuda_plans.native_plan(_C, hidden, z0[..., 0].numel(), method, precision, adjoint, z0.device.index or 0)
+    except ValueError as reason:
+        return str(reason)
+    return None
 
 
 @torch.library.impl(_library, "rollout", "CPU")
@@ -46,12 +63,35 @@ def _rollout_cpu(
     method: str,
     steps: int,
     return_energy: bool,
+    precision: str,
 ) -> tuple[Tensor, Tensor]:
+    if precision != "float32":
+        raise ValueError(f"precision must be 'float32' on the CPU, got {precision!r}")
     results = trajectory, energies = _empty_results(z0, steps, return_energy)
     z0 = z0.contiguous()
     call = _Call(z0, dt, weights, biases, condition, activation, method, steps)
     _C.rollout_forward(call.rollout, z0.data_ptr(), trajectory.data_ptr(), _address(energies), torch.get_num_threads())
     return results
+
+
+@torch.library.impl(_library, "rollout", "CUDA")
+def _rollout_cuda(
+    z0: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    method: str,
+    steps: int,
+    return_energy: bool,
+    precision: str,
+) -> tuple[Tensor, Tensor]:
+    _check_call(z0, dt, weights, biases, condition, steps)
+    with torch.cuda.device(z0.device):
+        return _layer1.rollout(
+            _C, z0, dt, weights, biases, condition, activation, method, steps, return_energy, precision
+        )
 
 
 def _rollout_fake(
@@ -64,6 +104,7 @@ def _rollout_fake(
     method: str,
     steps: int,
     return_energy: bool,
+    precision: str,
 ) -> tuple[Tensor, Tensor]:
     return _empty_results(z0, steps, return_energy)
 
@@ -79,6 +120,7 @@ def _rollout_backward_cpu(
     condition: Tensor | None,
     activation: str,
     method: str,
+    precision: str,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
     grads = _empty_gradients(trajectory, dt, weights, biases, condition)
     grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = grads
@@ -100,6 +142,36 @@ def _rollout_backward_cpu(
     return grads
 
 
+@torch.library.impl(_library, "rollout_backward", "CUDA")
+def _rollout_backward_cuda(
+    grad_trajectory: Tensor | None,
+    grad_energies: Tensor | None,
+    trajectory: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    method: str,
+    precision: str,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
+    _check_call(trajectory[:, 0], dt, weights, biases, condition, trajectory.shape[1] - 1)
+    with torch.cuda.device(trajectory.device):
+        return _layer1.rollout_backward(
+            _C,
+            grad_trajectory,
+            grad_energies,
+            trajectory,
+            dt,
+            weights,
+            biases,
+            condition,
+            activation,
+            method,
+            precision,
+        )
+
+
 def _rollout_backward_fake(
     grad_trajectory: Tensor | None,
     grad_energies: Tensor | None,
@@ -110,12 +182,13 @@ def _rollout_backward_fake(
     condition: Tensor | None,
     activation: str,
     method: str,
+    precision: str,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
     return _empty_gradients(trajectory, dt, weights, biases, condition)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, dt, weights, biases, condition, ctx.activation, ctx.method, _, ctx.return_energy = inputs
+    _, dt, weights, biases, condition, ctx.activation, ctx.method, _, ctx.return_energy, ctx.precision = inputs
     ctx.layers = len(weights)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[0], dt, *weights, *biases, condition)
@@ -134,6 +207,7 @@ def _backward(ctx: Any, grad_trajectory: Tensor | None, grad_energies: Tensor | 
         condition,
         ctx.activation,
         ctx.method,
+        ctx.precision,
     )
     return (
         grad_z0,
@@ -141,10 +215,7 @@ def _backward(ctx: Any, grad_trajectory: Tensor | None, grad_energies: Tensor | 
         grad_weights,
         grad_biases,
         None if condition is None else grad_condition,
-        None,
-        None,
-        None,
-        None,
+        *(None,) * 5,
     )
 
 
@@ -204,6 +275,8 @@ def _check_call(
     for tensor in (dt, *weights, *biases, *(() if condition is None else (condition,))):
         if tensor.dtype != z0.dtype:
             raise TypeError(f"all tensors must have z0's dtype, {z0.dtype}, got {tensor.dtype}")
+        if tensor.device != z0.device:
+            raise ValueError(f"all tensors must be on z0's device, {z0.device}, got {tensor.device}")
 
 
 class _Call:

@@ -16,7 +16,7 @@ from .mlp import MLP, check_condition, describe
 __all__ = ["euler_rollout", "leapfrog_rollout", "rollout"]
 
 BACKENDS = ("auto", "native", "reference")
-PRECISIONS = ("float32",)
+PRECISIONS = {"cpu": ("float32",), "cuda": ("float32", "tf32", "bfloat16")}
 
 
 @overload
@@ -69,7 +69,8 @@ def rollout(
         method: a name in ``hamiltorch_ext.integrators.INTEGRATORS``: "leapfrog" or "euler".
         condition: per-trajectory input of H, shape (..., condition_dim).
         return_energy: also return H at every state.
-        precision: arithmetic of float32 inputs; "float32". float64 inputs are always computed in float64.
+        precision: arithmetic of the products with float32 inputs, whose sums and states stay float32: "float32", and on
+            CUDA also "tf32" (10 bits of mantissa) and "bfloat16" (7 bits). float64 inputs are computed in float64.
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
             native where the kernels know H and the device, else reference with a warning that says why.
 
@@ -87,8 +88,9 @@ def rollout(
         raise TypeError(f"steps must be an integer, got {type(steps).__name__}")
     if steps < 0:
         raise ValueError(f"steps must be zero or positive, got {steps}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)} on {z0.device.type}, got {precision!r}")
+    precisions = PRECISIONS.get(z0.device.type, ("float32",))
+    if precision not in precisions:
+        raise ValueError(f"precision must be one of {', '.join(precisions)} on {z0.device.type}, got {precision!r}")
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
@@ -105,16 +107,17 @@ def rollout(
         energy = (lambda z: mlp.energy(z, condition)) if return_energy else None
         return reference.integrate(lambda z: mlp.gradient(z, condition), energy, z0, dt, int(steps), method)
     if backend != "reference":
-        reason = mlp if isinstance(mlp, str) else _ops.why_not_native(z0.device)
+        reason = mlp if isinstance(mlp, str) else _why_not_native(mlp, z0, method, precision)
         if reason is None and _transformed():
             reason = "torch.func transforms and forward-mode differentiation do not see through a native call"
         if reason is None:
             assert isinstance(mlp, MLP)
-            return _native(mlp, z0, dt, int(steps), method, condition, return_energy)
+            return _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision)
         if backend == "native":
             raise ValueError(f"backend='native' cannot run this rollout: {reason}")
         warnings.warn(f"running on the torch reference path, many times slower: {reason}", stacklevel=3)
-    # The native operator checks a tensor's value where it reads it; so does this, but not while tracing.
+    # The native operator checks dt's value where it reads it; so does this, but not while tracing. On a GPU neither
+    # does: to read it would be to wait for the device.
     if dt.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.isfinite(dt):
         raise ValueError(f"dt must be finite, got {dt.item()}")
     return reference.rollout(H, z0, dt, int(steps), method=method, condition=condition, return_energy=return_energy)
@@ -186,8 +189,20 @@ def euler_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options:
     return rollout(H, z0, dt, steps, method="euler", **options)
 
 
+def _why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
+    # While tracing, the operator itself says so when it runs.
+    return None if torch.compiler.is_compiling() else _ops.why_not_native(mlp, z0, method, precision)
+
+
 def _native(
-    mlp: MLP, z0: Tensor, dt: Tensor, steps: int, method: str, condition: Tensor | None, return_energy: bool
+    mlp: MLP,
+    z0: Tensor,
+    dt: Tensor,
+    steps: int,
+    method: str,
+    condition: Tensor | None,
+    return_energy: bool,
+    precision: str,
 ) -> Tensor | tuple[Tensor, Tensor]:
     batch = z0.shape[:-1]
     rows = z0.reshape(-1, mlp.dim) if z0.numel() else z0.new_empty(0, mlp.dim)
@@ -198,7 +213,7 @@ def _native(
         for weight, bias in zip(mlp.weights, mlp.biases, strict=True)
     ]
     trajectory, energies = _ops.rollout(
-        rows, dt, list(mlp.weights), biases, condition, mlp.activation, method, steps, return_energy
+        rows, dt, list(mlp.weights), biases, condition, mlp.activation, method, steps, return_energy, precision
     )
     trajectory = trajectory.reshape(*batch, steps + 1, mlp.dim)
     return (trajectory, energies.reshape(*batch, steps + 1)) if return_energy else trajectory

@@ -15,6 +15,8 @@
 
 #include "../cpu/implementation.h"
 #include "../cpu/parallel.h"
+#include "addresses.h"
+#include "chain.h"
 #include "hamiltorch/device.h"
 #include "hamiltorch/rollout.h"
 
@@ -22,20 +24,6 @@ namespace py = pybind11;
 
 namespace hamiltorch {
 namespace {
-
-using Address = uintptr_t;
-
-template <class T>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-template <class T>
-std::vector<T*> pointers(const std::vector<Address>& addresses) {
-  std::vector<T*> result;
-  for (const Address address : addresses) result.push_back(pointer<T>(address));
-  return result;
-}
 
 // One buffer per calling thread, kept between calls while it is of modest size: fresh pages cost more than small
 // rollouts do.
@@ -254,6 +242,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
       py::arg("grad_dt"), py::arg("grad_weights"), py::arg("grad_biases"), py::arg("grad_condition"),
       py::arg("threads"));
 
+  bind_chain(m);
+
   m.def("instruction_sets", &instruction_sets, "Instruction sets that this processor runs, widest last.");
   m.def("instruction_set", [] { return std::string(active_implementation().name); }, "The instruction set in use.");
   m.def(
@@ -268,14 +258,4 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("measure_peak", &measure_peak, "float32 multiply-add rate of `threads` threads in operations per second.",
         py::arg("threads"), py::arg("seconds"));
   m.def("cuda", &cuda, "What the CUDA part can say: architectures built, device 0, or why there is none.");
-  m.def(
-      "cuda_activation",
-      [](int32_t activation, Address a, Address out, int64_t count, Address stream) {
-        if (const int error =
-                cuda_activation(activation, pointer<float>(a), pointer<float>(out), count, pointer<void>(stream)))
-          throw std::runtime_error("cuda_activation failed with CUDA error " + std::to_string(error) + ": " +
-                                   cuda_report().message);
-      },
-      "Element-wise activation of float32 device memory on a stream; a check of the CUDA path.", py::arg("activation"),
-      py::arg("a"), py::arg("out"), py::arg("count"), py::arg("stream"));
 }

@@ -1,12 +1,12 @@
-// The device query and one small kernel: the CUDA path from compiler to launch, on which the rollout kernels will
-// stand. The runtime is linked statically and is only ever asked, so the module imports where there is no driver.
+// What the machine has. The runtime is linked statically and is only asked, so the module imports where there is no
+// driver.
 #include <cuda_runtime.h>
 
 #include <cstdio>
 #include <cstring>
 
+#include "hamiltorch/cuda_rollout.h"
 #include "hamiltorch/device.h"
-#include "scalar_math.h"
 
 namespace hamiltorch {
 namespace {
@@ -14,14 +14,6 @@ namespace {
 void describe(CudaReport* report, CudaState state, const char* message) {
   report->state = state;
   std::snprintf(report->message, sizeof(report->message), "%s", message);
-}
-
-__global__ void activation_kernel(Activation activation, const float* a,  // [count]
-                                  float* out,                             // [count]
-                                  int64_t count) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += stride)
-    out[i] = scalar_activation(activation, a[i]).value;
 }
 
 }  // namespace
@@ -52,15 +44,17 @@ CudaReport cuda_report() {
   return report;
 }
 
-const char* cuda_architectures() { return HAMILTORCH_CUDA_ARCHITECTURES; }
-
-int cuda_activation(int32_t activation, const float* a, float* out, int64_t count, void* stream) {
-  if (count == 0) return cudaSuccess;
-  const int threads = 256;
-  const int64_t blocks = (count + threads - 1) / threads;
-  activation_kernel<<<static_cast<unsigned>(blocks < 65536 ? blocks : 65536), threads, 0,
-                      static_cast<cudaStream_t>(stream)>>>(static_cast<Activation>(activation), a, out, count);
-  return cudaGetLastError();
+GpuDescription gpu_description(int device) {
+  const auto attribute = [device](cudaDeviceAttr which) {
+    int value = 0;
+    return cudaDeviceGetAttribute(&value, which, device) == cudaSuccess ? value : 0;
+  };
+  return {10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
+          attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
 }
+
+const char* cuda_error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
+
+const char* cuda_architectures() { return HAMILTORCH_CUDA_ARCHITECTURES; }
 
 }  // namespace hamiltorch

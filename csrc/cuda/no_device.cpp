@@ -1,6 +1,7 @@
 // Stands in for the CUDA part where no CUDA compiler was found.
 #include <cstring>
 
+#include "hamiltorch/cuda_rollout.h"
 #include "hamiltorch/device.h"
 
 namespace hamiltorch {
@@ -15,6 +16,28 @@ CudaReport cuda_report() {
 
 const char* cuda_architectures() { return ""; }
 
-int cuda_activation(int32_t, const float*, float*, int64_t, void*) { return -1; }
+GpuDescription gpu_description(int) { return {}; }
+
+const char* cuda_error_text(int) { return "built without CUDA"; }
+
+template <class T>
+int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<T>&, const ChainForward<T>&, void*, int, void*) {
+  return -1;
+}
+
+template <class T>
+int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<T>&, const ChainBackward<T>&, void*, int,
+                        void*) {
+  return -1;
+}
+
+template int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<float>&, const ChainForward<float>&,
+                                void*, int, void*);
+template int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<double>&, const ChainForward<double>&,
+                                void*, int, void*);
+template int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<float>&, const ChainBackward<float>&,
+                                 void*, int, void*);
+template int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<double>&, const ChainBackward<double>&,
+                                 void*, int, void*);
 
 }  // namespace hamiltorch

@@ -3,12 +3,7 @@
 #include <math.h>
 
 #include "hamiltorch/mlp.h"
-
-#if defined(__CUDACC__)
-#define HAMILTORCH_HOST_DEVICE __host__ __device__
-#else
-#define HAMILTORCH_HOST_DEVICE
-#endif
+#include "platform.h"
 
 namespace hamiltorch {
 
@@ -22,8 +17,8 @@ template <class T>
 HAMILTORCH_HOST_DEVICE inline ScalarJet<T> scalar_activation(Activation activation, T a) {
   const T one = 1;
   const T e = exp(-fabs(a));
-  const T rising = a < 0 ? e / (one + e) : one / (one + e);
-  const T falling = a < 0 ? one / (one + e) : e / (one + e);
+  const T larger = one / (one + e), smaller = e * larger;  // of s(a) and s(-a), s the logistic function
+  const T rising = a < 0 ? smaller : larger, falling = a < 0 ? larger : smaller;
   switch (activation) {
     case Activation::kSoftplus:
       if (a > 20) return {a, one, 0};

@@ -22,9 +22,4 @@ CudaReport cuda_report();
 // Comma-separated architectures that the CUDA part was compiled for; empty where it was not built.
 const char* cuda_architectures();
 
-// out[i] = activation(a[i]) on the current device, by the element-wise math the CPU kernels are tested against. Device
-// pointers and a cudaStream_t; returns a cudaError_t (0 is success). It proves compiler, launch and stream; the rollout
-// kernels stand on the same path.
-int cuda_activation(int32_t activation, const float* a, float* out, int64_t count, void* stream);
-
 }  // namespace hamiltorch

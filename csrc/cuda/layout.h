@@ -1,0 +1,167 @@
+// How a team of blocks divides a network and its own memory: plain arithmetic, the same on the host, which allocates,
+// and on the device, which reads and writes. Sizes and offsets are in elements of the state's type.
+#pragma once
+#include "hamiltorch/cuda_rollout.h"
+#include "platform.h"
+
+namespace hamiltorch {
+
+inline constexpr int kTile = 16;      // rows of a fragment: layers are padded to whole tiles
+inline constexpr int kThreads = 256;  // of a block
+inline constexpr int kWarps = kThreads / 32;
+
+// Where a member finds the weights.
+enum class Weights : int32_t {
+  kShared = 0,    // its rows, row-major in shared memory, read in both directions
+  kPackedShared,  // whole matrices as fragments of both directions, in shared memory: small networks, teams of one
+  kPackedGlobal,  // the same in global memory, streamed through the caches
+};
+
+HAMILTORCH_HOST_DEVICE inline int tiles_of(int64_t width) { return static_cast<int>((width + kTile - 1) / kTile); }
+HAMILTORCH_HOST_DEVICE inline int ceil_divide(int a, int b) { return (a + b - 1) / b; }
+
+// Row stride of an activation buffer whose fragments are read without bank conflicts: 8 or 24 modulo 32.
+HAMILTORCH_HOST_DEVICE inline int activation_stride(int columns) {
+  return columns % 32 == 8 || columns % 32 == 24 ? columns : columns + 8;
+}
+
+// Column of a row-major slice: any four neighbours of eight neighbouring rows, and any eight neighbours of four, are
+// in different banks, so both directions of a product read it at full speed. Row strides are multiples of 32.
+HAMILTORCH_HOST_DEVICE inline int swizzled(int row, int column) { return column ^ ((row & 3) << 3 | (row & 4)); }
+
+// What a kernel is: how many columns (samples, or sample and tangent) and row tiles a warp holds in registers.
+struct Shape {
+  int right;  // blocks of 8 columns
+  int left;   // row tiles of a warp
+  HAMILTORCH_HOST_DEVICE int columns() const { return 8 * right; }
+};
+
+struct Layout {
+  int hidden, widths[kMostHidden];
+  int tiles[kMostHidden];  // row tiles of a layer
+  int each[kMostHidden];   // those that every member has room for; the last members may have fewer, or none
+  int members;             // blocks of a team
+  int columns;
+  int stride;  // of activation buffers
+  int halves;  // activation buffers a member owns: 2, or 1 where a product's result replaces its input
+  Weights weights;
+  bool exchange_global;  // teams of a grid exchange through global memory, clusters and teams of one in shared memory
+  bool vectors_global;
+
+  // Offsets in the member's shared memory.
+  int exchange, half_size;  // halves x (all rows of the widest layer, or partial sums from every member)
+  int local;                // a member's own rows of the widest layer; unused in a team of one
+  int partials, partials_size;
+  int vectors, vectors_size;
+  int slices[kMostHidden];  // row-major matrices, or where the packed ones begin
+  int shared_size;
+  // Offsets in the vectors.
+  int kept[kMostHidden];  // [each * 16][columns]: what the way back through a layer needs
+  int terms;              // [each * 16][columns] of the last layer: the energy's sum
+  int states, state_size;
+
+  HAMILTORCH_HOST_DEVICE int begin(int layer, int rank) const {
+    const int first = rank * each[layer], all = tiles[layer];
+    return first < all ? first : all;
+  }
+  HAMILTORCH_HOST_DEVICE int count(int layer, int rank) const { return begin(layer, rank + 1) - begin(layer, rank); }
+  // Matrix 0 joins layer 0 to itself, matrix l joins layer l - 1 to layer l.
+  HAMILTORCH_HOST_DEVICE int rows_layer(int matrix) const { return matrix; }
+  HAMILTORCH_HOST_DEVICE int columns_layer(int matrix) const { return matrix == 0 ? 0 : matrix - 1; }
+  HAMILTORCH_HOST_DEVICE int slice_stride(int matrix) const {
+    return ceil_divide(kTile * tiles[columns_layer(matrix)], 32) * 32;
+  }
+  // Fragments of 16 x 16 in one direction of a packed matrix.
+  HAMILTORCH_HOST_DEVICE int units(int matrix) const {
+    return tiles[rows_layer(matrix)] * tiles[columns_layer(matrix)];
+  }
+};
+
+// How many warps share the sum over k of one product whose result has `tiles` row tiles.
+HAMILTORCH_HOST_DEVICE inline int splits_of(int tiles, int left, int k_tiles) {
+  const int groups = ceil_divide(tiles, left);
+  const int splits = groups == 0 ? 1 : kWarps / groups;
+  return splits < 1 ? 1 : splits < k_tiles ? splits : k_tiles;
+}
+
+// Vectors of layer 0's rows that a rollout keeps, each [rows][samples]; the adjoint then one a_1 for every stage.
+enum ForwardState { kS, kR, kImpulseQ, kImpulseP, kForwardStates };
+enum BackwardState { kReplayS, kReplayR, kBarS, kBarR, kTangent, kSumQ, kSumP, kBackwardStates };
+
+struct LayoutRequest {
+  int hidden;
+  const int64_t* widths;
+  int members;
+  Shape shape;
+  Weights weights;
+  TeamKind team;
+  bool in_place;  // one activation buffer; only in a team of one, with at most kWarps groups of rows a layer
+  bool vectors_global;
+  int state_count;  // vectors of layer 0's rows that the algorithm keeps
+  int state_columns;
+  int unit_size;  // elements of one packed 16 x 16 unit
+};
+
+inline Layout make_layout(const LayoutRequest& request) {
+  Layout a{};
+  a.hidden = request.hidden;
+  a.members = request.members;
+  a.columns = request.shape.columns();
+  a.stride = activation_stride(a.columns);
+  a.halves = request.in_place ? 1 : 2;
+  a.weights = request.weights;
+  a.exchange_global = request.team == TeamKind::kGrid;
+  a.vectors_global = request.vectors_global;
+  int most = 0, most_each = 0;
+  for (int l = 0; l < a.hidden; ++l) {
+    a.widths[l] = static_cast<int>(request.widths[l]);
+    a.tiles[l] = tiles_of(a.widths[l]);
+    a.each[l] = ceil_divide(a.tiles[l], a.members);
+    most = a.tiles[l] > most ? a.tiles[l] : most;
+    most_each = a.each[l] > most_each ? a.each[l] : most_each;
+  }
+  int used = 0;
+  const auto take = [&used](int size) {
+    const int offset = used;
+    used += ceil_divide(size, 32) * 32;
+    return offset;
+  };
+  const int gathered = most * kTile * a.stride;
+  const int scattered = request.team != TeamKind::kSolo ? a.members * most_each * kTile * a.columns : 0;
+  a.half_size = ceil_divide(gathered > scattered ? gathered : scattered, 32) * 32;
+  a.exchange = a.exchange_global ? 0 : take(a.halves * a.half_size);
+  a.local = request.team != TeamKind::kSolo ? take(most_each * kTile * a.stride) : 0;
+  for (int matrix = 0; matrix < a.hidden; ++matrix) {
+    const int from = a.columns_layer(matrix), to = a.rows_layer(matrix);
+    const auto need = [&](int tiles, int k_tiles) {
+      const int splits = splits_of(tiles, request.shape.left, k_tiles);
+      const int size = splits > 1 ? splits * tiles * kTile * a.columns : 0;
+      a.partials_size = size > a.partials_size ? size : a.partials_size;
+    };
+    for (int rank = 0; rank < a.members; ++rank) need(a.count(to, rank), a.tiles[from]);
+    if (request.team == TeamKind::kSolo) need(a.tiles[from], a.tiles[to]);
+  }
+  a.partials_size = a.partials_size > kThreads * 2 ? a.partials_size : kThreads * 2;  // the block's sums need this
+  a.partials = take(a.partials_size);
+
+  for (int l = 0; l < a.hidden; ++l) {
+    a.kept[l] = a.vectors_size;
+    a.vectors_size += a.each[l] * kTile * a.columns;
+  }
+  a.terms = a.vectors_size;
+  a.vectors_size += a.each[a.hidden - 1] * kTile * a.columns;
+  a.states = a.vectors_size;
+  a.state_size = a.each[0] * kTile * request.state_columns;
+  a.vectors_size += request.state_count * a.state_size;
+  a.vectors = a.vectors_global ? 0 : take(a.vectors_size);
+
+  for (int matrix = 0; matrix < a.hidden; ++matrix) {
+    if (a.weights == Weights::kShared)
+      a.slices[matrix] = take(a.each[a.rows_layer(matrix)] * kTile * a.slice_stride(matrix));
+    if (a.weights == Weights::kPackedShared) a.slices[matrix] = take(2 * a.units(matrix) * request.unit_size);
+  }
+  a.shared_size = used;
+  return a;
+}
+
+}  // namespace hamiltorch

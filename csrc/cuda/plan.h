@@ -1,0 +1,20 @@
+// What a plan means in memory: the layout that the kernel gets, and where the workspace's parts are.
+#pragma once
+#include "hamiltorch/cuda_rollout.h"
+#include "layout.h"
+
+namespace hamiltorch {
+
+// Row tiles of a warp: wide kernels hold more, so that the activations they read serve more products.
+inline constexpr int left_of(int right) { return right > 4 ? 4 : 2; }
+
+Layout layout_of(const CudaPlan& plan, const ChainSize& size);
+
+// Parts of the workspace, in bytes from its beginning.
+struct WorkspaceParts {
+  int64_t counters, exchange, vectors, packed, total;
+};
+WorkspaceParts workspace_parts(const CudaPlan& plan, const ChainSize& size);
+int64_t packed_bytes(const ChainSize& size);  // of all matrices, one direction
+
+}  // namespace hamiltorch

@@ -1,0 +1,69 @@
+// The entry points: a plan's memory, and the translation unit that has its kernel.
+#include "launch.h"
+
+namespace hamiltorch {
+namespace {
+
+template <class T, class Arrays>
+cudaError_t run(const CudaPlan& plan, Precision precision, bool adjoint, const ChainNetwork<T>& network,
+                const Arrays& arrays, void* workspace, int device, void* stream) {
+  if (const cudaError_t error = cudaSetDevice(device)) return error;
+  const ChainSize size = size_of(network, precision, adjoint);
+  const Layout layout = layout_of(plan, size);
+  const Chain<T> chain = make_chain(plan, size, network, workspace);
+  auto* const counters =
+      reinterpret_cast<uint32_t*>(static_cast<char*>(workspace) + workspace_parts(plan, size).counters);
+  const Job<T> job = {plan, layout, chain, counters, static_cast<cudaStream_t>(stream)};
+  const auto with = [&](auto math) -> cudaError_t {
+    using Math = decltype(math);
+    switch (plan.team) {
+      case TeamKind::kSolo:
+        return launch<TeamKind::kSolo, Math>(job, arrays);
+      case TeamKind::kGrid:
+        if constexpr (std::is_same_v<Math, Split> || std::is_same_v<Math, Float64>)
+          return launch<TeamKind::kGrid, Math>(job, arrays);
+        break;
+      case TeamKind::kCluster:
+        if constexpr (!std::is_same_v<Math, Float64>) return launch<TeamKind::kCluster, Math>(job, arrays);
+        break;
+    }
+    return cudaErrorInvalidDeviceFunction;
+  };
+  if constexpr (std::is_same_v<T, double>) {
+    return with(Float64{});
+  } else {
+    switch (precision) {
+      case Precision::kTf32:
+        return with(Tf32{});
+      case Precision::kBfloat16:
+        return with(Bfloat16{});
+      default:
+        return with(Split{});
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+int cuda_chain_forward(const CudaPlan& plan, Precision precision, const ChainNetwork<T>& network,
+                       const ChainForward<T>& arrays, void* workspace, int device, void* stream) {
+  return run(plan, precision, false, network, arrays, workspace, device, stream);
+}
+
+template <class T>
+int cuda_chain_backward(const CudaPlan& plan, Precision precision, const ChainNetwork<T>& network,
+                        const ChainBackward<T>& arrays, void* workspace, int device, void* stream) {
+  return run(plan, precision, true, network, arrays, workspace, device, stream);
+}
+
+template int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<float>&, const ChainForward<float>&,
+                                void*, int, void*);
+template int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<double>&, const ChainForward<double>&,
+                                void*, int, void*);
+template int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<float>&, const ChainBackward<float>&,
+                                 void*, int, void*);
+template int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<double>&, const ChainBackward<double>&,
+                                 void*, int, void*);
+
+}  // namespace hamiltorch

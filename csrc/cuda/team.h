@@ -1,0 +1,107 @@
+// The blocks that work on the same samples, and how they meet. One interface for the three kinds, and the emulator's
+// (csrc/emulator/team.h) is a fourth:
+//   rank() of this block in its team, index() of the team among count() teams; sync_block(), sync_team(); peer(p, m),
+//   what p points at in member m's shared memory; shared<T>(), this block's own.
+#pragma once
+#include <cstdint>
+
+namespace hamiltorch {
+
+class Block {
+ public:
+  __device__ __forceinline__ int thread() const { return static_cast<int>(threadIdx.x); }
+  __device__ __forceinline__ int warp() const { return static_cast<int>(threadIdx.x) >> 5; }
+  __device__ __forceinline__ int lane() const { return static_cast<int>(threadIdx.x) & 31; }
+  __device__ __forceinline__ void sync_block() const { __syncthreads(); }
+  template <class T>
+  __device__ __forceinline__ T* shared() const {
+    extern __shared__ __align__(128) unsigned char memory[];
+    return reinterpret_cast<T*>(memory);
+  }
+};
+
+// A block on its own.
+class SoloTeam : public Block {
+ public:
+  static constexpr bool kAlone = true, kGlobalExchange = false;
+  __device__ __forceinline__ int rank() const { return 0; }
+  __device__ __forceinline__ int index() const { return static_cast<int>(blockIdx.x); }
+  __device__ __forceinline__ int count() const { return static_cast<int>(gridDim.x); }
+  __device__ __forceinline__ void sync_team() const { __syncthreads(); }
+};
+
+// Blocks of a cooperative launch that exchange through global memory: what there is before compute capability 9.0.
+class GridTeam : public Block {
+ public:
+  static constexpr bool kAlone = false, kGlobalExchange = true;
+  // counters: [teams], zero at the launch.
+  __device__ __forceinline__ GridTeam(uint32_t* counters, int members)
+      : members_(members),
+        rank_(static_cast<int>(blockIdx.x) % members),
+        index_(static_cast<int>(blockIdx.x) / members),
+        counter_(counters + index_) {}
+  __device__ __forceinline__ int rank() const { return rank_; }
+  __device__ __forceinline__ int index() const { return index_; }
+  __device__ __forceinline__ int count() const { return static_cast<int>(gridDim.x) / members_; }
+
+  // Each arrival adds one, and the barrier opens at the next multiple of the number of members. One thread arrives for
+  // its block: the block's barrier before it and its release order what all threads wrote.
+  __device__ __forceinline__ void sync_team() const {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      const uint32_t members = static_cast<uint32_t>(members_);
+      uint32_t seen;
+      asm volatile("fence.acq_rel.gpu;" ::: "memory");
+      asm volatile("atom.add.release.gpu.global.u32 %0, [%1], 1;" : "=r"(seen) : "l"(counter_) : "memory");
+      const uint32_t target = (seen / members + 1) * members;
+      do {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter_) : "memory");
+      } while (seen < target);
+      asm volatile("fence.acq_rel.gpu;" ::: "memory");
+    }
+    __syncthreads();
+  }
+
+ private:
+  int members_, rank_, index_;
+  uint32_t* counter_;
+};
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+// A thread-block cluster: the blocks see each other's shared memory and have a barrier in hardware.
+class ClusterTeam : public Block {
+ public:
+  static constexpr bool kAlone = false, kGlobalExchange = false;
+  __device__ __forceinline__ ClusterTeam() : rank_(read_rank()) {}
+  __device__ __forceinline__ int rank() const { return rank_; }
+  __device__ __forceinline__ int index() const {
+    uint32_t value;
+    asm("mov.u32 %0, %%clusterid.x;" : "=r"(value));
+    return static_cast<int>(value);
+  }
+  __device__ __forceinline__ int count() const {
+    uint32_t value;
+    asm("mov.u32 %0, %%nclusterid.x;" : "=r"(value));
+    return static_cast<int>(value);
+  }
+  __device__ __forceinline__ void sync_team() const {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  }
+  template <class T>
+  __device__ __forceinline__ T* peer(T* own, int member) const {
+    uint64_t address;
+    asm("mapa.u64 %0, %1, %2;" : "=l"(address) : "l"(own), "r"(member));
+    return reinterpret_cast<T*>(address);
+  }
+
+ private:
+  __device__ __forceinline__ static int read_rank() {
+    uint32_t value;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(value));
+    return static_cast<int>(value);
+  }
+  int rank_;
+};
+#endif
+
+}  // namespace hamiltorch

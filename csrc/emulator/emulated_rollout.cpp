@@ -1,0 +1,103 @@
+// Stands in for the CUDA part in tests: the interface of hamiltorch/cuda_rollout.h on host memory, the kernels' own
+// text on the emulator. Its "stream" is the seed of the threads' order.
+#include "../cuda/kernels.h"
+#include "../cuda/pack.h"
+#include "team.h"
+
+namespace hamiltorch {
+namespace {
+
+template <class Math, class T>
+void pack(const Layout& layout, const Chain<T>& chain) {
+  for (int matrix = 0; matrix < layout.hidden; ++matrix) {
+    const int rows = layout.widths[layout.rows_layer(matrix)], columns = layout.widths[layout.columns_layer(matrix)];
+    for (const bool transposed : {false, true}) {
+      auto* const to = static_cast<typename Math::Packed*>(
+          const_cast<void*>(transposed ? chain.packed_transposed[matrix] : chain.packed[matrix]));
+      for (int64_t i = 0; i < packed_count<Math>(rows, columns); ++i)
+        to[i] = pack_fragment<Math>(chain.weights[matrix], rows, columns, transposed, i);
+    }
+  }
+}
+
+template <class Team, class Types, template <class> class Walk, class T, class Arrays>
+void run_team(const CudaPlan& plan, const Chain<T>& chain, const Layout& layout, const Arrays& arrays, uint64_t seed) {
+  const emulator::Launch launch = {plan.teams, plan.members, kThreads, static_cast<size_t>(plan.shared_bytes), seed};
+  emulator::run(launch, [&](int index, int rank, int thread) {
+    Team team(index, plan.teams, rank, thread);
+    using Walked = Engine<Team, typename Types::Math, typename Types::Source, Types::kRight, Types::kLeft>;
+    Walked engine(team, chain, layout);
+    Walk<Walked>(engine, arrays).run();
+  });
+}
+
+template <TeamKind kTeam, class Team, class Math, template <class> class Walk, class T, class Arrays>
+bool run_kernel(const CudaPlan& plan, const Chain<T>& chain, const Layout& layout, const Arrays& arrays,
+                uint64_t seed) {
+  constexpr bool kAdjoint = std::is_same_v<Arrays, ChainBackward<T>>;
+  return visit_kernel<kTeam, Math, kAdjoint>(layout.weights, plan.right, [&](auto types) {
+    if (layout.weights != Weights::kShared) pack<Math>(layout, chain);
+    run_team<Team, decltype(types), Walk>(plan, chain, layout, arrays, seed);
+  });
+}
+
+template <template <class> class Walk, class T, class Arrays>
+int run_chain(const CudaPlan& plan, Precision precision, bool adjoint, const ChainNetwork<T>& network,
+              const Arrays& arrays, void* workspace, void* stream) {
+  const uint64_t seed = reinterpret_cast<uintptr_t>(stream);
+  const ChainSize size = size_of(network, precision, adjoint);
+  const Layout layout = layout_of(plan, size);
+  const Chain<T> chain = make_chain(plan, size, network, workspace);
+  const auto with = [&](auto math) {
+    using Math = decltype(math);
+    switch (plan.team) {
+      case TeamKind::kSolo:
+        return run_kernel<TeamKind::kSolo, EmulatedTeam<true, false>, Math, Walk>(plan, chain, layout, arrays, seed);
+      case TeamKind::kCluster:
+        return run_kernel<TeamKind::kCluster, EmulatedTeam<false, false>, Math, Walk>(plan, chain, layout, arrays,
+                                                                                      seed);
+      case TeamKind::kGrid:
+        return run_kernel<TeamKind::kGrid, EmulatedTeam<false, true>, Math, Walk>(plan, chain, layout, arrays, seed);
+    }
+    return false;
+  };
+  bool found;
+  if constexpr (std::is_same_v<T, double>) {
+    found = with(Float64{});
+  } else {
+    found = precision == Precision::kTf32       ? with(Tf32{})
+            : precision == Precision::kBfloat16 ? with(Bfloat16{})
+                                                : with(Split{});
+  }
+  return found ? 0 : 1;
+}
+
+}  // namespace
+
+template <class T>
+int cuda_chain_forward(const CudaPlan& plan, Precision precision, const ChainNetwork<T>& network,
+                       const ChainForward<T>& arrays, void* workspace, int, void* stream) {
+  return run_chain<Forward>(plan, precision, false, network, arrays, workspace, stream);
+}
+
+template <class T>
+int cuda_chain_backward(const CudaPlan& plan, Precision precision, const ChainNetwork<T>& network,
+                        const ChainBackward<T>& arrays, void* workspace, int, void* stream) {
+  return run_chain<Backward>(plan, precision, true, network, arrays, workspace, stream);
+}
+
+template int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<float>&, const ChainForward<float>&,
+                                void*, int, void*);
+template int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<double>&, const ChainForward<double>&,
+                                void*, int, void*);
+template int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<float>&, const ChainBackward<float>&,
+                                 void*, int, void*);
+template int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<double>&, const ChainBackward<double>&,
+                                 void*, int, void*);
+
+// A small machine, so that tests reach the ends of teams and of memory.
+GpuDescription gpu_description(int) { return {90, 8, 232448}; }
+
+const char* cuda_error_text(int) { return "the emulator knows no such kernel"; }
+
+}  // namespace hamiltorch

@@ -1,0 +1,172 @@
+"""How a rollout runs on a GPU: the plans there are, the one that is chosen, and a way to force another.
+
+A *plan* says which blocks share samples and where the weights are. ``"solo"``: a block on its own. ``"cluster"``: a
+thread-block cluster whose blocks each keep some rows of every layer and exchange through each other's shared memory.
+``"grid"``: the same through global memory, for devices without clusters. Small batches want the weights on chip and
+several blocks for one sample; large ones want every block to own its samples and the weights to stream by. The choice
+is made by a cost model of the device (``csrc/cuda/plan.cpp``); what runs is the same function in every case.
+
+    from hamiltorch_ext import cuda_plans
+
+    for plan in cuda_plans.candidate_plans((512, 512, 256), batch=32):
+        with cuda_plans.use_plan(plan):
+            leapfrog_rollout(H, z0, dt, steps)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from . import _C
+from .integrators import integrator
+
+__all__ = ["Plan", "candidate_plans", "choose_plan", "use_plan"]
+
+PRECISIONS = {"float64": 0, "float32": 1, "tf32": 2, "bfloat16": 3}
+TEAMS = ("solo", "cluster", "grid")
+WEIGHTS = ("shared", "packed in shared", "packed in global")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to run a rollout, or with ``adjoint`` its backward pass.
+
+    ``members`` blocks form each of ``teams`` teams, and a team holds ``columns`` columns at once: one for each sample,
+    two in the adjoint. ``weights`` says where they are read from. ``predicted_us`` is the cost model's estimate for
+    one step, in microseconds: a basis for the choice, not a measurement.
+    """
+
+    team: str
+    members: int
+    columns: int
+    weights: str
+    in_place: bool
+    vectors_global: bool
+    teams: int
+    shared_bytes: int
+    workspace_bytes: int
+    predicted_us: float
+    precision: str
+    adjoint: bool
+
+    def __str__(self) -> str:
+        """What tells plans apart, in a few words."""
+        members = f" of {self.members}" if self.members > 1 else ""
+        direction = "backward" if self.adjoint else "forward"
+        return f"{direction} {self.precision} {self.team}{members} x{self.columns}, weights {self.weights}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name, for JSON."""
+        return dataclasses.asdict(self)
+
+    @property
+    def kind(self) -> tuple[str, int, int, str]:
+        """What ``use_plan`` forces: the rest follows from the rollout's size."""
+        return self.team, self.members, self.columns, self.weights
+
+
+def candidate_plans(
+    hidden: Sequence[int],
+    batch: int,
+    *,
+    precision: str = "float32",
+    adjoint: bool = False,
+    method: str = "leapfrog",
+    device: int = 0,
+) -> list[Plan]:
+    """Every plan that can run such a rollout on the device, the best by prediction first.
+
+    Args:
+        hidden: widths of the hidden layers.
+        batch: number of samples.
+        precision: "float32", "tf32" or "bfloat16"; "float64" for float64 tensors.
+        adjoint: plans of the backward pass.
+        method: a name of the table of integrators.
+        device: index of the CUDA device.
+
+    Raises:
+        ValueError: no plan fits; the message says what is missing.
+    """
+    plans = _native_plans(_C, tuple(hidden), batch, method, precision, adjoint, device)
+    return [_described(plan, precision, adjoint) for plan in plans]
+
+
+def choose_plan(
+    hidden: Sequence[int],
+    batch: int,
+    *,
+    precision: str = "float32",
+    adjoint: bool = False,
+    method: str = "leapfrog",
+    device: int = 0,
+) -> Plan:
+    """Return the plan that a rollout of this size runs by; arguments as in ``candidate_plans``."""
+    return _described(native_plan(_C, tuple(hidden), batch, method, precision, adjoint, device), precision, adjoint)
+
+
+@contextmanager
+def use_plan(plan: Plan) -> Iterator[None]:
+    """Run all rollouts within the block (or with ``plan.adjoint`` all backward passes) by a plan of this kind.
+
+    A rollout that the plan cannot run raises ValueError. Backward passes of ``torch.autograd`` run on threads of its
+    own on CUDA devices, which see the plan as well.
+    """
+    before = dict(_FORCED)
+    _FORCED[plan.adjoint] = plan
+    try:
+        yield
+    finally:
+        _FORCED.clear()
+        _FORCED.update(before)
+
+
+# Of the process, not of a thread or context: autograd's backward pass runs on threads of its own.
+_FORCED: dict[bool, Plan] = {}
+
+
+def native_plan(
+    native: Any, hidden: tuple[int, ...], batch: int, method: str, precision: str, adjoint: bool, device: int
+) -> Any:
+    """The native plan of a call: the forced one, or the best by prediction."""
+    plans = _native_plans(native, hidden, batch, method, precision, adjoint, device)
+    forced = _FORCED.get(adjoint)
+    if forced is None:
+        return plans[0]
+    for plan in plans:
+        if _described(plan, precision, adjoint).kind == forced.kind:
+            return plan
+    raise ValueError(f"the plan in use, {forced}, cannot run hidden={hidden}, batch={batch}, precision={precision!r}")
+
+
+@lru_cache(maxsize=256)
+def _native_plans(
+    native: Any, hidden: tuple[int, ...], batch: int, method: str, precision: str, adjoint: bool, device: int
+) -> list[Any]:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    gpu = native.gpu_description(device)
+    moves = [stage.mask for stage in integrator(method).stages]
+    plans: list[Any] = native.cuda_plans(list(hidden), batch, moves, PRECISIONS[precision], adjoint, gpu)
+    return plans
+
+
+def _described(plan: Any, precision: str, adjoint: bool) -> Plan:
+    return Plan(
+        team=TEAMS[plan.team],
+        members=plan.members,
+        columns=8 * plan.right,
+        weights=WEIGHTS[plan.weights],
+        in_place=plan.in_place,
+        vectors_global=plan.vectors_global,
+        teams=plan.teams,
+        shared_bytes=plan.shared_bytes,
+        workspace_bytes=plan.workspace_bytes,
+        predicted_us=plan.predicted_us,
+        precision=precision,
+        adjoint=adjoint,
+    )
