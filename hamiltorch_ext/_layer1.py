@@ -277,7 +277,7 @@ class _Chain:
         self.dt = dt
         self.workspace = torch.empty(self.plan.workspace_bytes, dtype=torch.uint8, device=dt.device)
         self.chain = native.Chain(
-            cuda_plans.PRECISIONS[precision],
+            dt.dtype == torch.float64,
             network.hidden,
             ACTIVATIONS[network.activation].code,
             [weight.data_ptr() for weight in self.kept[:-1]],

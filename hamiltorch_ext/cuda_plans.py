@@ -28,6 +28,7 @@ from .integrators import integrator
 __all__ = ["Plan", "candidate_plans", "choose_plan", "use_plan"]
 
 PRECISIONS = {"float64": 0, "float32": 1, "tf32": 2, "bfloat16": 3}
+PRECISION_NAMES = tuple(PRECISIONS)
 TEAMS = ("solo", "cluster", "grid")
 WEIGHTS = ("shared", "packed in shared", "packed in global")
 
@@ -37,8 +38,9 @@ class Plan:
     """One way to run a rollout, or with ``adjoint`` its backward pass.
 
     ``members`` blocks form each of ``teams`` teams, and a team holds ``columns`` columns at once: one for each sample,
-    two in the adjoint. ``weights`` says where they are read from. ``predicted_us`` is the cost model's estimate for
-    one step, in microseconds: a basis for the choice, not a measurement.
+    two in the adjoint. ``precision`` is that of the products: finer than what was asked for where coarser products of
+    a few samples would not be faster. ``weights`` says where they are read from. ``predicted_us`` is the cost model's
+    estimate for one step, in microseconds: a basis for the choice, not a measurement.
     """
 
     team: str
@@ -65,9 +67,9 @@ class Plan:
         return dataclasses.asdict(self)
 
     @property
-    def kind(self) -> tuple[str, int, int, str]:
+    def kind(self) -> tuple[str, str, int, int, str]:
         """What ``use_plan`` forces: the rest follows from the rollout's size."""
-        return self.team, self.members, self.columns, self.weights
+        return self.precision, self.team, self.members, self.columns, self.weights
 
 
 def candidate_plans(
@@ -93,7 +95,7 @@ def candidate_plans(
         ValueError: no plan fits; the message says what is missing.
     """
     plans = _native_plans(_C, tuple(hidden), batch, method, precision, adjoint, device)
-    return [_described(plan, precision, adjoint) for plan in plans]
+    return [_described(plan, adjoint) for plan in plans]
 
 
 def choose_plan(
@@ -106,7 +108,7 @@ def choose_plan(
     device: int = 0,
 ) -> Plan:
     """Return the plan that a rollout of this size runs by; arguments as in ``candidate_plans``."""
-    return _described(native_plan(_C, tuple(hidden), batch, method, precision, adjoint, device), precision, adjoint)
+    return _described(native_plan(_C, tuple(hidden), batch, method, precision, adjoint, device), adjoint)
 
 
 @contextmanager
@@ -138,7 +140,7 @@ def native_plan(
     if forced is None:
         return plans[0]
     for plan in plans:
-        if _described(plan, precision, adjoint).kind == forced.kind:
+        if _described(plan, adjoint).kind == forced.kind:
             return plan
     raise ValueError(f"the plan in use, {forced}, cannot run hidden={hidden}, batch={batch}, precision={precision!r}")
 
@@ -155,7 +157,7 @@ def _native_plans(
     return plans
 
 
-def _described(plan: Any, precision: str, adjoint: bool) -> Plan:
+def _described(plan: Any, adjoint: bool) -> Plan:
     return Plan(
         team=TEAMS[plan.team],
         members=plan.members,
@@ -167,6 +169,6 @@ def _described(plan: Any, precision: str, adjoint: bool) -> Plan:
         shared_bytes=plan.shared_bytes,
         workspace_bytes=plan.workspace_bytes,
         predicted_us=plan.predicted_us,
-        precision=precision,
+        precision=PRECISION_NAMES[plan.precision],
         adjoint=adjoint,
     )

@@ -16,7 +16,7 @@ namespace {
 
 // A network and a method in layer-1 space as Python describes them; T is known only when it runs.
 struct Description {
-  Precision precision;
+  bool is_double;
   std::vector<int64_t> widths;
   int32_t activation;
   std::vector<Address> weights, biases;
@@ -51,7 +51,7 @@ void forward(const CudaPlan& plan, const Description& d, Address s0, Address r0,
   const ChainForward<T> arrays = {pointer<T>(s0), pointer<T>(r0), pointer<T>(impulses), pointer<T>(energy_parts)};
   const ChainNetwork<T> chain = network<T>(d);
   const py::gil_scoped_release release;
-  check(cuda_chain_forward(plan, d.precision, chain, arrays, pointer<void>(workspace), device, pointer<void>(stream)));
+  check(cuda_chain_forward(plan, chain, arrays, pointer<void>(workspace), device, pointer<void>(stream)));
 }
 
 struct Adjoint {
@@ -83,12 +83,12 @@ void backward(const CudaPlan& plan, const Description& d, const Adjoint& a, Addr
   arrays.head = pointer<T>(a.head);
   const ChainNetwork<T> chain = network<T>(d);
   const py::gil_scoped_release release;
-  check(cuda_chain_backward(plan, d.precision, chain, arrays, pointer<void>(workspace), device, pointer<void>(stream)));
+  check(cuda_chain_backward(plan, chain, arrays, pointer<void>(workspace), device, pointer<void>(stream)));
 }
 
-Description description(int32_t precision, std::vector<int64_t> widths, int32_t activation,
-                        std::vector<Address> weights, std::vector<Address> biases, Address head,
-                        std::vector<std::pair<int32_t, double>> stages, Address dt, int64_t steps, int64_t batch) {
+Description description(bool is_double, std::vector<int64_t> widths, int32_t activation, std::vector<Address> weights,
+                        std::vector<Address> biases, Address head, std::vector<std::pair<int32_t, double>> stages,
+                        Address dt, int64_t steps, int64_t batch) {
   if (activation < 0 || activation >= kActivations)
     throw py::value_error("activation must be a code below " + std::to_string(kActivations) + ", got " +
                           std::to_string(activation));
@@ -96,7 +96,7 @@ Description description(int32_t precision, std::vector<int64_t> widths, int32_t 
       biases.size() != widths.size() || stages.empty() || stages.size() > kMostStages)
     throw py::value_error("weights and biases must be as many as hidden widths, 1 to " + std::to_string(kMostHidden) +
                           ", and stages 1 to " + std::to_string(kMostStages));
-  return {static_cast<Precision>(precision),
+  return {is_double,
           std::move(widths),
           activation,
           std::move(weights),
@@ -114,6 +114,7 @@ void bind_chain(py::module_& m) {
   py::class_<CudaPlan>(m, "CudaPlan", py::module_local(),
                        "One way to run a rollout on a GPU; see hamiltorch_ext.cuda_plans.")
       .def_property_readonly("team", [](const CudaPlan& plan) { return static_cast<int>(plan.team); })
+      .def_property_readonly("precision", [](const CudaPlan& plan) { return static_cast<int>(plan.precision); })
       .def_readonly("members", &CudaPlan::members)
       .def_readonly("right", &CudaPlan::right)
       .def_readonly("weights", &CudaPlan::weights)
@@ -126,7 +127,7 @@ void bind_chain(py::module_& m) {
 
   py::class_<Description>(m, "Chain", py::module_local(),
                           "A network in layer-1 space, a method and the size of a rollout.")
-      .def(py::init(&description), py::arg("precision"), py::arg("widths"), py::arg("activation"), py::arg("weights"),
+      .def(py::init(&description), py::arg("is_double"), py::arg("widths"), py::arg("activation"), py::arg("weights"),
            py::arg("biases"), py::arg("head"), py::arg("stages"), py::arg("dt"), py::arg("steps"), py::arg("batch"));
 
   m.def(
@@ -153,9 +154,8 @@ void bind_chain(py::module_& m) {
       "chain_forward",
       [](const CudaPlan& plan, const Description& chain, Address s0, Address r0, Address impulses, Address energy_parts,
          Address workspace, int device, Address stream) {
-        (chain.precision == Precision::kFloat64 ? forward<double> : forward<float>)(plan, chain, s0, r0, impulses,
-                                                                                    energy_parts, workspace, device,
-                                                                                    stream);
+        (chain.is_double ? forward<double> : forward<float>)(plan, chain, s0, r0, impulses, energy_parts, workspace,
+                                                             device, stream);
       },
       "A rollout in layer-1 space; arrays as ChainForward in hamiltorch/cuda_rollout.h.", py::arg("plan"),
       py::arg("chain"), py::arg("s0"), py::arg("r0"), py::arg("impulses"), py::arg("energy_parts"),
@@ -171,8 +171,7 @@ void bind_chain(py::module_& m) {
         const Adjoint adjoint = {s,     r,     u_q,      u_p,      grad_energies,   last_energy,
                                  s_bar, r_bar, impulses, dt_parts, std::move(left), std::move(right),
                                  head};
-        (chain.precision == Precision::kFloat64 ? backward<double> : backward<float>)(plan, chain, adjoint, workspace,
-                                                                                      device, stream);
+        (chain.is_double ? backward<double> : backward<float>)(plan, chain, adjoint, workspace, device, stream);
       },
       "Its adjoint; arrays as ChainBackward in hamiltorch/cuda_rollout.h.", py::arg("plan"), py::arg("chain"),
       py::arg("s"), py::arg("r"), py::arg("u_q"), py::arg("u_p"), py::arg("grad_energies"), py::arg("last_energy"),

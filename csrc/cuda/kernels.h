@@ -59,9 +59,9 @@ Chain<T> make_chain(const CudaPlan& plan, const ChainSize& size, const ChainNetw
   char* const base = static_cast<char*>(workspace);
   Chain<T> chain{};
   chain.activation = network.activation;
-  const int64_t unit_bytes = size.precision == Precision::kBfloat16 ? 512 : 256 * static_cast<int64_t>(sizeof(T));
+  const int64_t unit_bytes = plan.precision == Precision::kBfloat16 ? 512 : 256 * static_cast<int64_t>(sizeof(T));
   const char* forward = base + parts.packed;
-  const char* transposed = forward + packed_bytes(size);
+  const char* transposed = forward + packed_bytes(plan, size);
   for (int l = 0; l < layout.hidden; ++l) {
     chain.weights[l] = network.weights[static_cast<size_t>(l)];
     chain.biases[l] = network.biases[static_cast<size_t>(l)];
@@ -83,8 +83,8 @@ Chain<T> make_chain(const CudaPlan& plan, const ChainSize& size, const ChainNetw
 }
 
 template <class T>
-ChainSize size_of(const ChainNetwork<T>& network, Precision precision, bool adjoint) {
-  ChainSize size{network.widths, network.batch, {}, precision, adjoint};
+ChainSize size_of(const CudaPlan& plan, const ChainNetwork<T>& network, bool adjoint) {
+  ChainSize size{network.widths, network.batch, {}, plan.precision, adjoint};
   for (const Stage& stage : network.stages) size.moves.push_back(stage.moves);
   return size;
 }

@@ -1,11 +1,9 @@
-// From a plan to a kernel on a stream. Each translation unit that includes this launches the kernels of one kind of
-// team and one arithmetic, so that they compile side by side (launch_*.cu), and rollout.cu chooses among them.
+// From a plan to a kernel on a stream. The kernels of one kind of team and one arithmetic are a translation unit each
+// (launch_*.cu, from launch_kernel.h), so that they compile side by side; rollout.cu chooses among them.
 #pragma once
 #include <cuda_runtime.h>
 
 #include "kernels.h"
-#include "pack.h"
-#include "team.h"
 
 namespace hamiltorch {
 
@@ -14,108 +12,11 @@ struct Job {
   const CudaPlan& plan;
   const Layout& layout;
   const Chain<T>& chain;
-  uint32_t* counters;
+  uint32_t* counters;  // of a grid team's barriers
   cudaStream_t stream;
 };
 
-// Defined in launch_*.cu, for the kernels of one kind of team and one arithmetic.
 template <TeamKind kTeam, class Math, class Arrays>
 cudaError_t launch(const Job<typename Math::Real>& job, const Arrays& arrays);
 
-namespace {
-
-template <class Team>
-__device__ __forceinline__ Team make_team(uint32_t* counters, int members) {
-  if constexpr (Team::kGlobalExchange) {
-    return Team(counters, members);
-  } else {
-    return Team();
-  }
-}
-
-template <class Engine, class T>
-__device__ __forceinline__ void walk(Engine& engine, const ChainForward<T>& arrays) {
-  Forward<Engine>(engine, arrays).run();
-}
-template <class Engine, class T>
-__device__ __forceinline__ void walk(Engine& engine, const ChainBackward<T>& arrays) {
-  Backward<Engine>(engine, arrays).run();
-}
-
-// One block a multiprocessor: a thread may use all the registers that 256 threads leave it.
-template <class Team, class Types, class Arrays, class T = typename Types::Math::Real>
-__global__ void __launch_bounds__(kThreads, 1)
-    rollout_kernel(const __grid_constant__ Chain<T> chain, const __grid_constant__ Arrays arrays,
-                   const __grid_constant__ Layout layout, uint32_t* counters) {
-  Team team = make_team<Team>(counters, layout.members);
-  Engine<Team, typename Types::Math, typename Types::Source, Types::kRight, Types::kLeft> engine(team, chain, layout);
-  walk(engine, arrays);
-}
-
-template <class Math>
-__global__ void pack_kernel(const __grid_constant__ Chain<typename Math::Real> chain,
-                            const __grid_constant__ Layout layout) {
-  using Packed = typename Math::Packed;
-  const int64_t start = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int matrix = 0; matrix < layout.hidden; ++matrix) {
-    const int rows = layout.widths[layout.rows_layer(matrix)], columns = layout.widths[layout.columns_layer(matrix)];
-    const int64_t count = packed_count<Math>(rows, columns);
-    Packed* const forward = static_cast<Packed*>(const_cast<void*>(chain.packed[matrix]));
-    Packed* const transposed = static_cast<Packed*>(const_cast<void*>(chain.packed_transposed[matrix]));
-    for (int64_t i = start; i < 2 * count; i += stride) {
-      const bool back = i >= count;
-      (back ? transposed : forward)[back ? i - count : i] =
-          pack_fragment<Math>(chain.weights[matrix], rows, columns, back, back ? i - count : i);
-    }
-  }
-}
-
-template <class Team, class Types, class Arrays, class T>
-cudaError_t launch_kernel(const Job<T>& job, const Arrays& arrays) {
-  if (job.layout.weights != Weights::kShared) {
-    pack_kernel<typename Types::Math><<<128, 256, 0, job.stream>>>(job.chain, job.layout);
-    if (const cudaError_t error = cudaGetLastError()) return error;
-  }
-  const auto kernel = rollout_kernel<Team, Types, Arrays>;
-  const CudaPlan& plan = job.plan;
-  if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                     static_cast<int>(plan.shared_bytes)))
-    return error;
-  cudaLaunchAttribute attribute{};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(plan.teams * plan.members));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
-  config.stream = job.stream;
-  config.attrs = &attribute;
-  if (plan.team == TeamKind::kCluster) {
-    if (plan.members > 8)
-      if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1))
-        return error;
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = static_cast<unsigned>(plan.members);
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-    config.numAttrs = 1;
-  }
-  if (plan.team == TeamKind::kGrid) {  // its blocks wait for each other, so all must be there at once
-    const size_t bytes = static_cast<size_t>(plan.teams) * sizeof(uint32_t);
-    if (const cudaError_t error = cudaMemsetAsync(job.counters, 0, bytes, job.stream)) return error;
-    attribute.id = cudaLaunchAttributeCooperative;
-    attribute.val.cooperative = 1;
-    config.numAttrs = 1;
-  }
-  return cudaLaunchKernelEx(&config, kernel, job.chain, arrays, job.layout, job.counters);
-}
-
-template <class Team, TeamKind kTeam, class Math, class Arrays>
-cudaError_t launch_team(const Job<typename Math::Real>& job, const Arrays& arrays) {
-  cudaError_t error = cudaErrorInvalidDeviceFunction;
-  constexpr bool kAdjoint = std::is_same_v<Arrays, ChainBackward<typename Math::Real>>;
-  visit_kernel<kTeam, Math, kAdjoint>(job.layout.weights, job.plan.right,
-                                      [&](auto types) { error = launch_kernel<Team, decltype(types)>(job, arrays); });
-  return error;
-}
-
-}  // namespace
 }  // namespace hamiltorch

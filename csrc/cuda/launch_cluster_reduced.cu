@@ -1,25 +1,10 @@
-#include "launch.h"
+#include "launch_kernel.h"
 
 namespace hamiltorch {
 
-template <>
-cudaError_t launch<TeamKind::kCluster, Tf32>(const Job<float>& job, const ChainForward<float>& arrays) {
-  return launch_team<ClusterTeam, TeamKind::kCluster, Tf32>(job, arrays);
-}
-
-template <>
-cudaError_t launch<TeamKind::kCluster, Tf32>(const Job<float>& job, const ChainBackward<float>& arrays) {
-  return launch_team<ClusterTeam, TeamKind::kCluster, Tf32>(job, arrays);
-}
-
-template <>
-cudaError_t launch<TeamKind::kCluster, Bfloat16>(const Job<float>& job, const ChainForward<float>& arrays) {
-  return launch_team<ClusterTeam, TeamKind::kCluster, Bfloat16>(job, arrays);
-}
-
-template <>
-cudaError_t launch<TeamKind::kCluster, Bfloat16>(const Job<float>& job, const ChainBackward<float>& arrays) {
-  return launch_team<ClusterTeam, TeamKind::kCluster, Bfloat16>(job, arrays);
-}
+template cudaError_t launch<TeamKind::kCluster, Tf32>(const Job<float>&, const ChainForward<float>&);
+template cudaError_t launch<TeamKind::kCluster, Tf32>(const Job<float>&, const ChainBackward<float>&);
+template cudaError_t launch<TeamKind::kCluster, Bfloat16>(const Job<float>&, const ChainForward<float>&);
+template cudaError_t launch<TeamKind::kCluster, Bfloat16>(const Job<float>&, const ChainBackward<float>&);
 
 }  // namespace hamiltorch

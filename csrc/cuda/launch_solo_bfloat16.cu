@@ -1,15 +1,8 @@
-#include "launch.h"
+#include "launch_kernel.h"
 
 namespace hamiltorch {
 
-template <>
-cudaError_t launch<TeamKind::kSolo, Bfloat16>(const Job<float>& job, const ChainForward<float>& arrays) {
-  return launch_team<SoloTeam, TeamKind::kSolo, Bfloat16>(job, arrays);
-}
-
-template <>
-cudaError_t launch<TeamKind::kSolo, Bfloat16>(const Job<float>& job, const ChainBackward<float>& arrays) {
-  return launch_team<SoloTeam, TeamKind::kSolo, Bfloat16>(job, arrays);
-}
+template cudaError_t launch<TeamKind::kSolo, Bfloat16>(const Job<float>&, const ChainForward<float>&);
+template cudaError_t launch<TeamKind::kSolo, Bfloat16>(const Job<float>&, const ChainBackward<float>&);
 
 }  // namespace hamiltorch

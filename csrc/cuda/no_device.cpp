@@ -21,23 +21,22 @@ GpuDescription gpu_description(int) { return {}; }
 const char* cuda_error_text(int) { return "built without CUDA"; }
 
 template <class T>
-int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<T>&, const ChainForward<T>&, void*, int, void*) {
+int cuda_chain_forward(const CudaPlan&, const ChainNetwork<T>&, const ChainForward<T>&, void*, int, void*) {
   return -1;
 }
 
 template <class T>
-int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<T>&, const ChainBackward<T>&, void*, int,
-                        void*) {
+int cuda_chain_backward(const CudaPlan&, const ChainNetwork<T>&, const ChainBackward<T>&, void*, int, void*) {
   return -1;
 }
 
-template int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<float>&, const ChainForward<float>&,
-                                void*, int, void*);
-template int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<double>&, const ChainForward<double>&,
-                                void*, int, void*);
-template int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<float>&, const ChainBackward<float>&,
-                                 void*, int, void*);
-template int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<double>&, const ChainBackward<double>&,
-                                 void*, int, void*);
+template int cuda_chain_forward(const CudaPlan&, const ChainNetwork<float>&, const ChainForward<float>&, void*, int,
+                                void*);
+template int cuda_chain_forward(const CudaPlan&, const ChainNetwork<double>&, const ChainForward<double>&, void*, int,
+                                void*);
+template int cuda_chain_backward(const CudaPlan&, const ChainNetwork<float>&, const ChainBackward<float>&, void*, int,
+                                 void*);
+template int cuda_chain_backward(const CudaPlan&, const ChainNetwork<double>&, const ChainBackward<double>&, void*, int,
+                                 void*);
 
 }  // namespace hamiltorch

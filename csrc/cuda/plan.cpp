@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace hamiltorch {
 namespace {
@@ -33,10 +34,10 @@ double rate(Precision precision) {
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-int element_size(const ChainSize& size) { return size.precision == Precision::kFloat64 ? 8 : 4; }
+int element_size(const CudaPlan& plan) { return plan.precision == Precision::kFloat64 ? 8 : 4; }
 
 // Elements of one packed 16 x 16 unit, counted in the state's type.
-int unit_size(const ChainSize& size) { return size.precision == Precision::kBfloat16 ? 128 : 256; }
+int unit_size(const CudaPlan& plan) { return plan.precision == Precision::kBfloat16 ? 128 : 256; }
 
 int samples_of(const CudaPlan& plan, const ChainSize& size) { return 8 * plan.right / (size.adjoint ? 2 : 1); }
 
@@ -51,10 +52,10 @@ double predict(const CudaPlan& plan, const ChainSize& size) {
   double product_time[kMostHidden];
   for (int matrix = 0; matrix < layout.hidden; ++matrix) {
     const double elements = 256.0 * layout.each[layout.rows_layer(matrix)] * layout.tiles[layout.columns_layer(matrix)];
-    const double bytes = elements * element_size(size) * unit_size(size) / 256;
+    const double bytes = elements * element_size(plan) * unit_size(plan) / 256;
     const double load = bytes / (from_shared ? kSharedBytes : kGlobalBytes);
-    const double right = elements * columns * element_size(size) / (16.0 * left_of(plan.right)) / kSharedBytes;
-    const double multiply = elements * columns / rate(size.precision);
+    const double right = elements * columns * element_size(plan) / (16.0 * left_of(plan.right)) / kSharedBytes;
+    const double multiply = elements * columns / rate(plan.precision);
     product_time[matrix] =
         std::max({load + (from_shared ? right : 0), right, multiply}) / kClock + kProductLatency + barrier;
   }
@@ -73,11 +74,11 @@ double predict(const CudaPlan& plan, const ChainSize& size) {
 
 }  // namespace
 
-int64_t packed_bytes(const ChainSize& size) {
+int64_t packed_bytes(const CudaPlan& plan, const ChainSize& size) {
   int64_t units = 0;
   for (size_t l = 0; l < size.widths.size(); ++l)
     units += static_cast<int64_t>(tiles_of(size.widths[l])) * tiles_of(size.widths[l == 0 ? 0 : l - 1]);
-  return units * unit_size(size) * element_size(size);
+  return units * unit_size(plan) * element_size(plan);
 }
 
 Layout layout_of(const CudaPlan& plan, const ChainSize& size) {
@@ -92,7 +93,7 @@ Layout layout_of(const CudaPlan& plan, const ChainSize& size) {
   request.vectors_global = plan.vectors_global;
   request.state_count = size.adjoint ? kBackwardStates + static_cast<int>(size.moves.size()) : kForwardStates;
   request.state_columns = samples_of(plan, size);
-  request.unit_size = unit_size(size);
+  request.unit_size = unit_size(plan);
   return make_layout(request);
 }
 
@@ -107,9 +108,9 @@ WorkspaceParts workspace_parts(const CudaPlan& plan, const ChainSize& size) {
   };
   const int64_t blocks = static_cast<int64_t>(plan.teams) * plan.members;
   parts.counters = take(plan.team == TeamKind::kGrid ? plan.teams * static_cast<int64_t>(sizeof(uint32_t)) : 0);
-  parts.exchange = take(layout.exchange_global ? blocks * layout.halves * layout.half_size * element_size(size) : 0);
-  parts.vectors = take(plan.vectors_global ? blocks * layout.vectors_size * element_size(size) : 0);
-  parts.packed = take(layout.weights == Weights::kShared ? 0 : 2 * packed_bytes(size));
+  parts.exchange = take(layout.exchange_global ? blocks * layout.halves * layout.half_size * element_size(plan) : 0);
+  parts.vectors = take(plan.vectors_global ? blocks * layout.vectors_size * element_size(plan) : 0);
+  parts.packed = take(layout.weights == Weights::kShared ? 0 : 2 * packed_bytes(plan, size));
   parts.total = used;
   return parts;
 }
@@ -128,19 +129,19 @@ std::vector<CudaPlan> cuda_plans(const ChainSize& size, const GpuDescription& gp
     return plans;
   }
   int64_t least = -1;
-  const auto consider = [&](TeamKind team, int members, int right, Weights weights) {
+  const auto consider = [&](TeamKind team, Precision precision, int members, int right, Weights weights) {
     // Prefer everything in shared memory, then give up what costs least.
     for (const bool vectors_global : {false, true})
       for (const bool in_place : {false, true}) {
         if (in_place && team != TeamKind::kSolo) continue;
-        CudaPlan plan{team, members, right, static_cast<int>(weights), in_place, vectors_global, 1, 0, 0, 0};
+        CudaPlan plan{team, precision, members, right, static_cast<int>(weights), in_place, vectors_global, 1, 0, 0, 0};
         const Layout layout = layout_of(plan, size);
         if (in_place) {
           bool fits = true;
           for (int l = 0; l < layout.hidden; ++l) fits = fits && layout.tiles[l] <= kWarps * left_of(right);
           if (!fits) continue;
         }
-        plan.shared_bytes = static_cast<int64_t>(layout.shared_size) * element_size(size);
+        plan.shared_bytes = static_cast<int64_t>(layout.shared_size) * element_size(plan);
         if (least < 0 || plan.shared_bytes < least) least = plan.shared_bytes;
         if (plan.shared_bytes > gpu.shared_bytes) continue;
         const int64_t passes = (size.batch + samples_of(plan, size) - 1) / samples_of(plan, size);
@@ -151,27 +152,26 @@ std::vector<CudaPlan> cuda_plans(const ChainSize& size, const GpuDescription& gp
         return;
       }
   };
-  // The kernels there are (csrc/cuda/kernels.h).
-  const bool single = size.precision == Precision::kFloat32, reduced = !single && size.precision != Precision::kFloat64;
-  std::vector<int> rights;
-  if (!reduced) rights.push_back(1);
-  if (size.precision != Precision::kFloat64) rights.push_back(4);
-  if (size.precision != Precision::kFloat64 && !size.adjoint) rights.push_back(single ? 5 : 8);
-  for (const int right : rights)
+  // The kernels there are (csrc/cuda/kernels.h). Narrow ones wait more than they multiply: they come in full precision.
+  const Precision asked = size.precision, full = asked == Precision::kFloat64 ? asked : Precision::kFloat32;
+  const bool is_double = asked == Precision::kFloat64;
+  std::vector<std::pair<Precision, int>> solo = {{full, 1}};
+  if (!is_double) solo.emplace_back(asked, 4);
+  if (!is_double && !size.adjoint) solo.emplace_back(asked, asked == full ? 5 : 8);
+  for (const auto& [precision, right] : solo)
     for (const Weights weights : {Weights::kPackedShared, Weights::kPackedGlobal})
-      consider(TeamKind::kSolo, 1, right, weights);
-  if (gpu.capability >= 90 && size.precision != Precision::kFloat64) {
+      consider(TeamKind::kSolo, precision, 1, right, weights);
+  if (gpu.capability >= 90 && !is_double) {
     const int largest = gpu.capability < 110 ? 16 : 8;
     for (int members = 2; members <= largest && members <= gpu.multiprocessors; members *= 2) {
-      if (single) consider(TeamKind::kCluster, members, 1, Weights::kShared);
-      consider(TeamKind::kCluster, members, 4, Weights::kPackedGlobal);
+      consider(TeamKind::kCluster, full, members, 1, Weights::kShared);
+      consider(TeamKind::kCluster, asked, members, 4, Weights::kPackedGlobal);
     }
   }
-  if (!reduced)
-    for (int members = 4; members <= 64 && members <= gpu.multiprocessors; members *= 2) {
-      if (single) consider(TeamKind::kGrid, members, 1, Weights::kShared);
-      consider(TeamKind::kGrid, members, 1, Weights::kPackedGlobal);
-    }
+  for (int members = 4; members <= 64 && members <= gpu.multiprocessors; members *= 2) {
+    if (!is_double) consider(TeamKind::kGrid, full, members, 1, Weights::kShared);
+    consider(TeamKind::kGrid, full, members, 1, Weights::kPackedGlobal);
+  }
   std::stable_sort(plans.begin(), plans.end(),
                    [](const CudaPlan& a, const CudaPlan& b) { return a.predicted_us < b.predicted_us; });
   if (plans.empty())

@@ -15,6 +15,6 @@ struct WorkspaceParts {
   int64_t counters, exchange, vectors, packed, total;
 };
 WorkspaceParts workspace_parts(const CudaPlan& plan, const ChainSize& size);
-int64_t packed_bytes(const ChainSize& size);  // of all matrices, one direction
+int64_t packed_bytes(const CudaPlan& plan, const ChainSize& size);  // of all matrices, one direction
 
 }  // namespace hamiltorch

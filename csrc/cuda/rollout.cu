@@ -1,14 +1,17 @@
 // The entry points: a plan's memory, and the translation unit that has its kernel.
 #include "launch.h"
 
+// HAMILTORCH_CLUSTERS: whether an architecture that has clusters is compiled for. Plans for clusters are made only on
+// devices that have them.
+
 namespace hamiltorch {
 namespace {
 
 template <class T, class Arrays>
-cudaError_t run(const CudaPlan& plan, Precision precision, bool adjoint, const ChainNetwork<T>& network,
-                const Arrays& arrays, void* workspace, int device, void* stream) {
+cudaError_t run(const CudaPlan& plan, bool adjoint, const ChainNetwork<T>& network, const Arrays& arrays,
+                void* workspace, int device, void* stream) {
   if (const cudaError_t error = cudaSetDevice(device)) return error;
-  const ChainSize size = size_of(network, precision, adjoint);
+  const ChainSize size = size_of(plan, network, adjoint);
   const Layout layout = layout_of(plan, size);
   const Chain<T> chain = make_chain(plan, size, network, workspace);
   auto* const counters =
@@ -24,7 +27,8 @@ cudaError_t run(const CudaPlan& plan, Precision precision, bool adjoint, const C
           return launch<TeamKind::kGrid, Math>(job, arrays);
         break;
       case TeamKind::kCluster:
-        if constexpr (!std::is_same_v<Math, Float64>) return launch<TeamKind::kCluster, Math>(job, arrays);
+        if constexpr (HAMILTORCH_CLUSTERS && !std::is_same_v<Math, Float64>)
+          return launch<TeamKind::kCluster, Math>(job, arrays);
         break;
     }
     return cudaErrorInvalidDeviceFunction;
@@ -32,7 +36,7 @@ cudaError_t run(const CudaPlan& plan, Precision precision, bool adjoint, const C
   if constexpr (std::is_same_v<T, double>) {
     return with(Float64{});
   } else {
-    switch (precision) {
+    switch (plan.precision) {
       case Precision::kTf32:
         return with(Tf32{});
       case Precision::kBfloat16:
@@ -46,24 +50,24 @@ cudaError_t run(const CudaPlan& plan, Precision precision, bool adjoint, const C
 }  // namespace
 
 template <class T>
-int cuda_chain_forward(const CudaPlan& plan, Precision precision, const ChainNetwork<T>& network,
-                       const ChainForward<T>& arrays, void* workspace, int device, void* stream) {
-  return run(plan, precision, false, network, arrays, workspace, device, stream);
+int cuda_chain_forward(const CudaPlan& plan, const ChainNetwork<T>& network, const ChainForward<T>& arrays,
+                       void* workspace, int device, void* stream) {
+  return run(plan, false, network, arrays, workspace, device, stream);
 }
 
 template <class T>
-int cuda_chain_backward(const CudaPlan& plan, Precision precision, const ChainNetwork<T>& network,
-                        const ChainBackward<T>& arrays, void* workspace, int device, void* stream) {
-  return run(plan, precision, true, network, arrays, workspace, device, stream);
+int cuda_chain_backward(const CudaPlan& plan, const ChainNetwork<T>& network, const ChainBackward<T>& arrays,
+                        void* workspace, int device, void* stream) {
+  return run(plan, true, network, arrays, workspace, device, stream);
 }
 
-template int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<float>&, const ChainForward<float>&,
-                                void*, int, void*);
-template int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<double>&, const ChainForward<double>&,
-                                void*, int, void*);
-template int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<float>&, const ChainBackward<float>&,
-                                 void*, int, void*);
-template int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<double>&, const ChainBackward<double>&,
-                                 void*, int, void*);
+template int cuda_chain_forward(const CudaPlan&, const ChainNetwork<float>&, const ChainForward<float>&, void*, int,
+                                void*);
+template int cuda_chain_forward(const CudaPlan&, const ChainNetwork<double>&, const ChainForward<double>&, void*, int,
+                                void*);
+template int cuda_chain_backward(const CudaPlan&, const ChainNetwork<float>&, const ChainBackward<float>&, void*, int,
+                                 void*);
+template int cuda_chain_backward(const CudaPlan&, const ChainNetwork<double>&, const ChainBackward<double>&, void*, int,
+                                 void*);
 
 }  // namespace hamiltorch

@@ -42,10 +42,10 @@ bool run_kernel(const CudaPlan& plan, const Chain<T>& chain, const Layout& layou
 }
 
 template <template <class> class Walk, class T, class Arrays>
-int run_chain(const CudaPlan& plan, Precision precision, bool adjoint, const ChainNetwork<T>& network,
-              const Arrays& arrays, void* workspace, void* stream) {
+int run_chain(const CudaPlan& plan, bool adjoint, const ChainNetwork<T>& network, const Arrays& arrays, void* workspace,
+              void* stream) {
   const uint64_t seed = reinterpret_cast<uintptr_t>(stream);
-  const ChainSize size = size_of(network, precision, adjoint);
+  const ChainSize size = size_of(plan, network, adjoint);
   const Layout layout = layout_of(plan, size);
   const Chain<T> chain = make_chain(plan, size, network, workspace);
   const auto with = [&](auto math) {
@@ -65,9 +65,9 @@ int run_chain(const CudaPlan& plan, Precision precision, bool adjoint, const Cha
   if constexpr (std::is_same_v<T, double>) {
     found = with(Float64{});
   } else {
-    found = precision == Precision::kTf32       ? with(Tf32{})
-            : precision == Precision::kBfloat16 ? with(Bfloat16{})
-                                                : with(Split{});
+    found = plan.precision == Precision::kTf32       ? with(Tf32{})
+            : plan.precision == Precision::kBfloat16 ? with(Bfloat16{})
+                                                     : with(Split{});
   }
   return found ? 0 : 1;
 }
@@ -75,25 +75,25 @@ int run_chain(const CudaPlan& plan, Precision precision, bool adjoint, const Cha
 }  // namespace
 
 template <class T>
-int cuda_chain_forward(const CudaPlan& plan, Precision precision, const ChainNetwork<T>& network,
-                       const ChainForward<T>& arrays, void* workspace, int, void* stream) {
-  return run_chain<Forward>(plan, precision, false, network, arrays, workspace, stream);
+int cuda_chain_forward(const CudaPlan& plan, const ChainNetwork<T>& network, const ChainForward<T>& arrays,
+                       void* workspace, int, void* stream) {
+  return run_chain<Forward>(plan, false, network, arrays, workspace, stream);
 }
 
 template <class T>
-int cuda_chain_backward(const CudaPlan& plan, Precision precision, const ChainNetwork<T>& network,
-                        const ChainBackward<T>& arrays, void* workspace, int, void* stream) {
-  return run_chain<Backward>(plan, precision, true, network, arrays, workspace, stream);
+int cuda_chain_backward(const CudaPlan& plan, const ChainNetwork<T>& network, const ChainBackward<T>& arrays,
+                        void* workspace, int, void* stream) {
+  return run_chain<Backward>(plan, true, network, arrays, workspace, stream);
 }
 
-template int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<float>&, const ChainForward<float>&,
-                                void*, int, void*);
-template int cuda_chain_forward(const CudaPlan&, Precision, const ChainNetwork<double>&, const ChainForward<double>&,
-                                void*, int, void*);
-template int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<float>&, const ChainBackward<float>&,
-                                 void*, int, void*);
-template int cuda_chain_backward(const CudaPlan&, Precision, const ChainNetwork<double>&, const ChainBackward<double>&,
-                                 void*, int, void*);
+template int cuda_chain_forward(const CudaPlan&, const ChainNetwork<float>&, const ChainForward<float>&, void*, int,
+                                void*);
+template int cuda_chain_forward(const CudaPlan&, const ChainNetwork<double>&, const ChainForward<double>&, void*, int,
+                                void*);
+template int cuda_chain_backward(const CudaPlan&, const ChainNetwork<float>&, const ChainBackward<float>&, void*, int,
+                                 void*);
+template int cuda_chain_backward(const CudaPlan&, const ChainNetwork<double>&, const ChainBackward<double>&, void*, int,
+                                 void*);
 
 // A small machine, so that tests reach the ends of teams and of memory.
 GpuDescription gpu_description(int) { return {90, 8, 232448}; }

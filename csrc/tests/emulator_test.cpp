@@ -55,12 +55,12 @@ class Problem {
   const ChainNetwork<T>& network() const { return network_; }
 
   // Everything that a call writes, one after another.
-  std::vector<T> forward(const CudaPlan& plan, Precision precision, uint64_t seed) {
+  std::vector<T> forward(const CudaPlan& plan, uint64_t seed) {
     const size_t state = size(network_.batch * (network_.steps + 1)), width = size(widths_[0]);
     std::vector<T> impulses(2 * state * width, kNan), parts(size(plan.members) * state, kNan);
     std::vector<char> workspace(static_cast<size_t>(plan.workspace_bytes) + 16);
-    expect(cuda_chain_forward(plan, precision, network_, ChainForward<T>{s_, r_, impulses.data(), parts.data()},
-                              workspace.data(), 0, reinterpret_cast<void*>(seed)) == 0,
+    expect(cuda_chain_forward(plan, network_, ChainForward<T>{s_, r_, impulses.data(), parts.data()}, workspace.data(),
+                              0, reinterpret_cast<void*>(seed)) == 0,
            "forward");
     for (size_t i = 0; i < state; ++i) {  // energies are sums over members
       T sum = 0;
@@ -70,7 +70,7 @@ class Problem {
     return impulses;
   }
 
-  std::vector<T> backward(const CudaPlan& plan, Precision precision, uint64_t seed) {
+  std::vector<T> backward(const CudaPlan& plan, uint64_t seed) {
     const int64_t batch = network_.batch, steps = network_.steps, width = widths_[0];
     const int64_t evaluations = steps * static_cast<int64_t>(network_.stages.size()) + 1;
     int64_t moves = 0;
@@ -106,9 +106,8 @@ class Problem {
     }
     arrays.head = out[head].data();
     std::vector<char> workspace(static_cast<size_t>(plan.workspace_bytes) + 16);
-    expect(
-        cuda_chain_backward(plan, precision, network_, arrays, workspace.data(), 0, reinterpret_cast<void*>(seed)) == 0,
-        "backward");
+    expect(cuda_chain_backward(plan, network_, arrays, workspace.data(), 0, reinterpret_cast<void*>(seed)) == 0,
+           "backward");
     std::vector<T> all(1, 0);
     for (const T part : dt_parts) all[0] += part;
     for (const std::vector<T>& each : out) all.insert(all.end(), each.begin(), each.end());
@@ -158,7 +157,7 @@ void every_plan(Problem<T> problem, Precision precision, double bound, GpuDescri
                                std::to_string(int(plan.team)) + " of " + std::to_string(plan.members) + " right " +
                                std::to_string(plan.right) + " weights " + std::to_string(plan.weights);
       const auto run = [&](uint64_t seed) {
-        return adjoint ? problem.backward(plan, precision, seed) : problem.forward(plan, precision, seed);
+        return adjoint ? problem.backward(plan, seed) : problem.forward(plan, seed);
       };
       const std::vector<T> got = run(1);
       if (first.empty()) first = got;

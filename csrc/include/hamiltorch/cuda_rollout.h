@@ -40,9 +40,10 @@ struct ChainSize {
 // One way to run it. Its memory follows from it (csrc/cuda/plan.h).
 struct CudaPlan {
   TeamKind team;
-  int members;  // blocks of a team
-  int right;    // blocks of 8 columns a team holds at once; the adjoint needs two columns a sample
-  int weights;  // hamiltorch::Weights
+  Precision precision;  // of the products: where a coarser one would not pay, a finer one than was asked for
+  int members;          // blocks of a team
+  int right;            // blocks of 8 columns a team holds at once; the adjoint needs two columns a sample
+  int weights;          // hamiltorch::Weights
   bool in_place;
   bool vectors_global;
   int teams;
@@ -97,11 +98,11 @@ struct ChainBackward {
 
 // A CUDA error code, 0 for success.
 template <class T>
-int cuda_chain_forward(const CudaPlan& plan, Precision precision, const ChainNetwork<T>& network,
-                       const ChainForward<T>& arrays, void* workspace, int device, void* stream);
+int cuda_chain_forward(const CudaPlan& plan, const ChainNetwork<T>& network, const ChainForward<T>& arrays,
+                       void* workspace, int device, void* stream);
 template <class T>
-int cuda_chain_backward(const CudaPlan& plan, Precision precision, const ChainNetwork<T>& network,
-                        const ChainBackward<T>& arrays, void* workspace, int device, void* stream);
+int cuda_chain_backward(const CudaPlan& plan, const ChainNetwork<T>& network, const ChainBackward<T>& arrays,
+                        void* workspace, int device, void* stream);
 
 // The device's description; capability 0 where there is none.
 GpuDescription gpu_description(int device);
