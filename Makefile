@@ -7,7 +7,7 @@ RUN ?= runs/demo
 PRESET ?= paper
 
 sources := $(shell find csrc hamiltorch_ext python -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml constraints.txt
-native := $(shell find csrc benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu')
+native := $(shell find csrc benchmarks tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 .PHONY: demo test check sanitize pytest smoke benchmark docs clean
 

@@ -66,13 +66,13 @@ def cuda() -> dict:
     """
     What the CUDA part can say: architectures built, device 0, or why there is none.
     """
-def cuda_plans(widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, moves: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], precision: typing.SupportsInt | typing.SupportsIndex, adjoint: bool, gpu: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex]) -> list[CudaPlan]:
+def cuda_plans(widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, moves: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], precision: typing.SupportsInt | typing.SupportsIndex, adjoint: bool, gpu: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> list[CudaPlan]:
     """
     Plans that run on a GPU so described, the best by prediction first; ValueError says why there is none.
     """
-def gpu_description(device: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int, int]:
+def gpu_description(device: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int, int, int, int, int, int]:
     """
-    Compute capability (90 for 9.0; 0 without a device), multiprocessors, shared memory of a block in bytes.
+    Compute capability (90 for 9.0; 0 without a device), multiprocessors, shared memory of a block in bytes, and how many clusters of 2, 4, 8 and 16 blocks the device holds at once.
     """
 def instruction_set() -> str:
     """

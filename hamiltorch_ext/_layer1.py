@@ -26,6 +26,8 @@ __all__ = ["rollout", "rollout_backward"]
 # Factors of the parameters' gradients that are kept at once; beyond it the adjoint goes in parts.
 FACTOR_BYTES = 512 << 20
 
+_mm_with_dtype = getattr(torch.ops.aten.mm, "dtype_out", None)  # torch 2.8 and newer
+
 
 @dataclass(frozen=True)
 class Network:
@@ -127,7 +129,7 @@ def rollout_backward(
         grads.z0 += grad_trajectory[:, 0]
     if grad_energies is not None:
         grads.biases[-1] += grad_energies.sum()
-    elif grad_trajectory is None:
+    if batch == 0 or (grad_trajectory is None and grad_energies is None):
         return grads.result()
     rows, steps = _part(network, method, batch, states - 1, trajectory.element_size())
     for first in range(0, batch, rows):
@@ -156,7 +158,11 @@ class _Gradients:
         self.dt = torch.zeros_like(dt)
         self.weights = [torch.zeros_like(weight, memory_format=torch.contiguous_format) for weight in network.weights]
         self.biases = [torch.zeros_like(bias, memory_format=torch.contiguous_format) for bias in network.biases]
-        self.condition = trajectory.new_empty((0,)) if condition is None else torch.empty_like(condition)
+        self.condition = (
+            trajectory.new_empty((0,))
+            if condition is None
+            else torch.zeros_like(condition, memory_format=torch.contiguous_format)
+        )
         self.joined = trajectory.new_zeros(network.hidden[0], network.hidden[0])
         d, dim = network.half, network.dim
         self.by_q, self.by_p = self.weights[0][:, :d], self.weights[0][:, d:dim]
@@ -344,8 +350,8 @@ def _part(network: Network, method: str, batch: int, steps: int, element_size: i
 
 def _multiply(a: Tensor, b: Tensor, precision: str, out: Tensor) -> None:
     """``out = a @ b``; with "bfloat16" on a GPU the operands are rounded to it, the sums and ``out`` stay float32."""
-    if precision == "bfloat16" and a.is_cuda and a.dtype == torch.float32:
-        out.copy_(torch.mm(a.bfloat16(), b.bfloat16(), out_dtype=torch.float32))
+    if precision == "bfloat16" and a.is_cuda and a.dtype == torch.float32 and _mm_with_dtype is not None:
+        _mm_with_dtype(a.bfloat16(), b.bfloat16(), torch.float32, out=out)
     else:
         torch.mm(a, b, out=out)
 

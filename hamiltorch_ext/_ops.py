@@ -6,6 +6,7 @@ an operator of its own, so that ``torch.compile`` traces them without looking in
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,7 +17,10 @@ from .activations import ACTIVATIONS
 from .integrators import integrator
 from .mlp import MLP
 
-__all__ = ["rollout", "why_not_native"]
+__all__ = ["PRECISIONS", "rollout", "why_not_native"]
+
+# Of the products, by device; float64 tensors are computed in float64 whichever is asked for.
+PRECISIONS = {"cpu": ("float32",), "cuda": ("float32", "tf32", "bfloat16")}
 
 _library = torch.library.Library("hamiltorch", "DEF")
 _library.define(
@@ -38,9 +42,8 @@ def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | N
         return None
     if z0.device.type != "cuda":
         return f"native rollouts run on CPU and CUDA, not on {z0.device}"
-    cuda = _C.cuda()
-    if not cuda["available"]:
-        return f"{cuda['message']}"
+    if _no_cuda():
+        return _no_cuda()
     hidden = tuple(weight.shape[0] for weight in mlp.weights[:-1])
     if z0.dtype == torch.float64:
         precision = "float64"
@@ -50,6 +53,13 @@ def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | N
     except ValueError as reason:
         return str(reason)
     return None
+
+
+@lru_cache(maxsize=1)
+def _no_cuda() -> str:
+    """Why our CUDA part has no device, or an empty string; asked once, since the driver takes its time."""
+    cuda = _C.cuda()
+    return "" if cuda["available"] else str(cuda["message"])
 
 
 @torch.library.impl(_library, "rollout", "CPU")
@@ -65,11 +75,9 @@ def _rollout_cpu(
     return_energy: bool,
     precision: str,
 ) -> tuple[Tensor, Tensor]:
-    if precision != "float32":
-        raise ValueError(f"precision must be 'float32' on the CPU, got {precision!r}")
     results = trajectory, energies = _empty_results(z0, steps, return_energy)
     z0 = z0.contiguous()
-    call = _Call(z0, dt, weights, biases, condition, activation, method, steps)
+    call = _Call(z0, dt, weights, biases, condition, activation, method, steps, precision)
     _C.rollout_forward(call.rollout, z0.data_ptr(), trajectory.data_ptr(), _address(energies), torch.get_num_threads())
     return results
 
@@ -87,8 +95,8 @@ def _rollout_cuda(
     return_energy: bool,
     precision: str,
 ) -> tuple[Tensor, Tensor]:
-    _check_call(z0, dt, weights, biases, condition, steps)
-    with torch.cuda.device(z0.device):
+    _check_call(z0, dt, weights, biases, condition, steps, precision)
+    with torch.cuda.device(z0.device), torch.autocast("cuda", enabled=False):
         return _layer1.rollout(
             _C, z0, dt, weights, biases, condition, activation, method, steps, return_energy, precision
         )
@@ -122,11 +130,13 @@ def _rollout_backward_cpu(
     method: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
+    _check_adjoint(trajectory, grad_trajectory, grad_energies)
     grads = _empty_gradients(trajectory, dt, weights, biases, condition)
     grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = grads
     trajectory = trajectory.contiguous()
     grad_trajectory, grad_energies = _contiguous(grad_trajectory), _contiguous(grad_energies)
-    call = _Call(trajectory[:, 0], dt, weights, biases, condition, activation, method, trajectory.shape[1] - 1)
+    steps = trajectory.shape[1] - 1
+    call = _Call(trajectory[:, 0], dt, weights, biases, condition, activation, method, steps, precision)
     _C.rollout_backward(
         call.rollout,
         trajectory.data_ptr(),
@@ -155,8 +165,9 @@ def _rollout_backward_cuda(
     method: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
-    _check_call(trajectory[:, 0], dt, weights, biases, condition, trajectory.shape[1] - 1)
-    with torch.cuda.device(trajectory.device):
+    _check_adjoint(trajectory, grad_trajectory, grad_energies)
+    _check_call(trajectory[:, 0], dt, weights, biases, condition, trajectory.shape[1] - 1, precision)
+    with torch.cuda.device(trajectory.device), torch.autocast("cuda", enabled=False):
         return _layer1.rollout_backward(
             _C,
             grad_trajectory,
@@ -249,15 +260,27 @@ def _empty_gradients(
 
 
 def _check_call(
-    z0: Tensor, dt: Tensor, weights: list[Tensor], biases: list[Tensor], condition: Tensor | None, steps: int
+    z0: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    steps: int,
+    precision: str,
 ) -> None:
     """What the kernels take on trust: an operator called by hand must not read or write beyond its tensors."""
     if z0.ndim != 2 or z0.shape[1] == 0 or z0.shape[1] % 2:
         raise ValueError(f"z0 must have shape (batch, 2d), got {tuple(z0.shape)}")
     if z0.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"z0 must be float32 or float64, got {z0.dtype}")
+    if dt.ndim:
+        raise ValueError(f"dt must be a 0-d tensor, got shape {tuple(dt.shape)}")
     if steps < 0:
         raise ValueError(f"steps must be zero or positive, got {steps}")
+    if precision not in PRECISIONS[z0.device.type]:
+        raise ValueError(
+            f"precision must be one of {', '.join(PRECISIONS[z0.device.type])} on {z0.device.type}, got {precision!r}"
+        )
     if len(weights) < 2 or len(biases) != len(weights):
         raise ValueError(f"weights and biases must be two or more each, got {len(weights)} and {len(biases)}")
     width = z0.shape[1]
@@ -267,8 +290,8 @@ def _check_call(
         width += condition.shape[1]
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         outputs = 1 if layer == len(weights) - 1 else weight.shape[0]
-        if weight.shape != (outputs, width):
-            raise ValueError(f"weights[{layer}] must have shape ({outputs}, {width}), got {tuple(weight.shape)}")
+        if outputs == 0 or weight.shape != (outputs, width):
+            raise ValueError(f"weights[{layer}] must have shape ({outputs or 1}, {width}), got {tuple(weight.shape)}")
         if bias.shape != (outputs,):
             raise ValueError(f"biases[{layer}] must have shape ({outputs},), got {tuple(bias.shape)}")
         width = outputs
@@ -277,6 +300,21 @@ def _check_call(
             raise TypeError(f"all tensors must have z0's dtype, {z0.dtype}, got {tensor.dtype}")
         if tensor.device != z0.device:
             raise ValueError(f"all tensors must be on z0's device, {z0.device}, got {tensor.device}")
+
+
+def _check_adjoint(trajectory: Tensor, grad_trajectory: Tensor | None, grad_energies: Tensor | None) -> None:
+    if trajectory.ndim != 3 or trajectory.shape[1] == 0:
+        raise ValueError(f"trajectory must have shape (batch, steps + 1, 2d), got {tuple(trajectory.shape)}")
+    shapes = {"grad_trajectory": trajectory.shape, "grad_energies": trajectory.shape[:2]}
+    for (name, shape), given in zip(shapes.items(), (grad_trajectory, grad_energies), strict=True):
+        if given is None:
+            continue
+        if given.shape != shape:
+            raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(given.shape)}")
+        if given.dtype != trajectory.dtype or given.device != trajectory.device:
+            raise TypeError(
+                f"{name} must be {trajectory.dtype} on {trajectory.device}, got {given.dtype} on {given.device}"
+            )
 
 
 class _Call:
@@ -292,8 +330,9 @@ class _Call:
         activation: str,
         method: str,
         steps: int,
+        precision: str,
     ) -> None:
-        _check_call(z0, dt, weights, biases, condition, steps)
+        _check_call(z0, dt, weights, biases, condition, steps, precision)
         self.weights = [weight.contiguous() for weight in weights]
         self.biases = [bias.contiguous() for bias in biases]
         self.condition = _contiguous(condition)

@@ -16,7 +16,6 @@ from .mlp import MLP, check_condition, describe
 __all__ = ["euler_rollout", "leapfrog_rollout", "rollout"]
 
 BACKENDS = ("auto", "native", "reference")
-PRECISIONS = {"cpu": ("float32",), "cuda": ("float32", "tf32", "bfloat16")}
 
 
 @overload
@@ -88,7 +87,7 @@ def rollout(
         raise TypeError(f"steps must be an integer, got {type(steps).__name__}")
     if steps < 0:
         raise ValueError(f"steps must be zero or positive, got {steps}")
-    precisions = PRECISIONS.get(z0.device.type, ("float32",))
+    precisions = _ops.PRECISIONS.get(z0.device.type, ("float32",))
     if precision not in precisions:
         raise ValueError(f"precision must be one of {', '.join(precisions)} on {z0.device.type}, got {precision!r}")
     if backend not in BACKENDS:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import oracle
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,14 @@ from hamiltorch_ext import HamiltonianMLP, Sin, rollout
 
 MODULE = {"softplus": nn.Softplus, "tanh": nn.Tanh, "silu": nn.SiLU, "gelu": nn.GELU, "sin": Sin}
 Results = dict[str, Tensor]
+DEVICES = ["cpu", "emulated", pytest.param("cuda", marks=pytest.mark.cuda)]  # of the fixture `device`
+large = pytest.mark.large
+
+
+def on(*names: str) -> pytest.MarkDecorator:
+    """The devices that a test is for, where it is not for all."""
+    chosen = [device for device in DEVICES if (device if isinstance(device, str) else device.values[0]) in names]
+    return pytest.mark.parametrize("device", chosen, indirect=True)
 
 
 @dataclass
@@ -74,11 +83,11 @@ def make_problem(
     )
 
 
-def sequential(problem: Problem, dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    """The problem's network as torch modules, in ``dtype``."""
+def sequential(problem: Problem, dtype: torch.dtype = torch.float64, device: str = "cpu") -> nn.Sequential:
+    """The problem's network as torch modules, in ``dtype`` and on ``device``."""
     modules: list[nn.Module] = []
     for weight, bias in zip(problem.weights, problem.biases, strict=True):
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=dtype)
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=dtype, device=device)
         with torch.no_grad():
             linear.weight.copy_(weight)
             if bias is not None:
@@ -91,24 +100,26 @@ def library(
     problem: Problem,
     dtype: torch.dtype = torch.float64,
     *,
+    device: str = "cpu",
     backend: str = "auto",
+    precision: str = "float32",
     energies: bool = True,
     reshape: Callable[[Tensor], Tensor] = lambda x: x,
     plain: bool = False,
 ) -> Results:
-    """Values and all gradients of the library's rollout.
+    """Values and all gradients of the library's rollout on ``device``, brought to the CPU.
 
     ``backend="auto"`` means the native kernels: the warning of a fallback is an error in these tests. ``reshape`` gives
     an input another memory layout; ``plain`` hands over an ``nn.Sequential`` instead of a ``HamiltonianMLP``.
     """
-    network = sequential(problem, dtype)
+    network = sequential(problem, dtype, device)
     H = network if plain else HamiltonianMLP.from_sequential(network, condition_dim=problem.condition_dim)
-    z0 = problem.z0.to(dtype).requires_grad_()
-    dt = problem.dt.to(dtype).requires_grad_()
-    condition = None if problem.condition is None else problem.condition.to(dtype).requires_grad_()
+    z0 = problem.z0.to(device, dtype).requires_grad_()
+    dt = problem.dt.to(device, dtype).requires_grad_()
+    condition = None if problem.condition is None else problem.condition.to(device, dtype).requires_grad_()
     results = rollout(
         H, reshape(z0), dt, problem.steps, method=problem.method, backend=backend, return_energy=energies,
-        condition=None if condition is None else reshape(condition),
+        precision=precision, condition=None if condition is None else reshape(condition),
     )  # fmt: skip
     trajectory, energy = results if energies else (results, None)
     linears = [module for module in network if isinstance(module, nn.Linear)]
@@ -142,16 +153,16 @@ def _with_gradients(
     problem: Problem, trajectory: Tensor, energies: Tensor | None, leaves: dict[str, Tensor | None]
 ) -> Results:
     results = {"trajectory": trajectory}
-    loss = (trajectory * problem.on_trajectory.to(trajectory.dtype)).sum()
+    loss = (trajectory * problem.on_trajectory.to(trajectory)).sum()
     if energies is not None:
         results["energies"] = energies
-        loss = loss + (energies * problem.on_energies.to(energies.dtype)).sum()
+        loss = loss + (energies * problem.on_energies.to(energies)).sum()
     present = {name: leaf for name, leaf in leaves.items() if leaf is not None}
     gradients = torch.autograd.grad(loss, list(present.values()), allow_unused=True)
     for (name, leaf), gradient in zip(present.items(), gradients, strict=True):
         # What no output depends on may come back as None or as zeros: both say the same.
         results[f"gradient of {name}"] = torch.zeros_like(leaf) if gradient is None else gradient
-    return {name: value.detach() for name, value in results.items()}
+    return {name: value.detach().cpu() for name, value in results.items()}
 
 
 def neighbour(problem: Problem, seed: int) -> Problem:

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers import on
 from torch import nn
 
 from hamiltorch_ext import HamiltonianMLP, euler_rollout, leapfrog_rollout, rollout
@@ -253,6 +254,10 @@ BAD_OPERANDS = [
     "condition=torch.zeros(2, 1)",
     "condition=torch.zeros(3, 1)",
     "activation='relu'",
+    "precision='tf32'",
+    "precision='float64'",
+    "dt=torch.zeros(0)",
+    "weights=(torch.zeros(0, 4), torch.zeros(1, 0)), biases=(torch.zeros(0), torch.zeros(1))",
     "method='verlet'",
     "steps=-1",
     "dt=torch.zeros(2)",
@@ -264,9 +269,10 @@ CALL_EACH = """
 import os, sys, torch, hamiltorch_ext
 
 def call(z0=torch.zeros(3, 4), dt=torch.tensor(0.1), weights=(torch.zeros(3, 4), torch.zeros(1, 3)),
-         biases=(torch.zeros(3), torch.zeros(1)), condition=None, activation="tanh", method="leapfrog", steps=1):
+         biases=(torch.zeros(3), torch.zeros(1)), condition=None, activation="tanh", method="leapfrog", steps=1,
+         precision="float32"):
     return torch.ops.hamiltorch.rollout(
-        z0, dt, list(weights), list(biases), condition, activation, method, steps, True)
+        z0, dt, list(weights), list(biases), condition, activation, method, steps, True, precision)
 
 assert call()[0].shape == (3, 2, 4)
 for argument in sys.argv[1:]:
@@ -290,6 +296,28 @@ def direct_calls(tmp_path_factory):
         cwd=tmp_path_factory.mktemp("calls"), capture_output=True, text=True, check=True,
     )  # fmt: skip
     return dict(line.rsplit(": ", 1) for line in done.stdout.splitlines())
+
+
+@on("emulated", "cuda")
+@pytest.mark.parametrize(
+    "operands",
+    [operands for operands in BAD_OPERANDS if operands not in ("precision='tf32'", "dt=torch.tensor(float('nan'))")],
+)
+def test_operators_called_directly_refuse_on_a_gpu(operands, device):
+    """What only a value shows is not looked at there: it would be to wait for the device."""
+
+    def call(**changed):
+        given = {
+            "z0": torch.zeros(3, 4), "dt": torch.tensor(0.1), "weights": [torch.zeros(3, 4), torch.zeros(1, 3)],
+            "biases": [torch.zeros(3), torch.zeros(1)], "condition": None, "activation": "tanh", "method": "leapfrog",
+            "steps": 1, "return_energy": True, "precision": "float32",
+        }  # fmt: skip
+        there = torch.utils._pytree.tree_map_only(torch.Tensor, lambda x: x.to(device), given | changed)
+        return torch.ops.hamiltorch.rollout(**there)
+
+    assert call()[0].shape == (3, 2, 4)
+    with pytest.raises((ValueError, TypeError, RuntimeError, KeyError)):
+        call(**eval(f"dict({operands})"))
 
 
 @pytest.mark.parametrize("argument", BAD_OPERANDS)

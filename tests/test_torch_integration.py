@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import workers
-from helpers import make_problem, sequential
+from helpers import make_problem, on, sequential
 from torch import nn
 
 import hamiltorch_ext
@@ -28,28 +28,28 @@ METHODS = ["leapfrog", "euler"]
 
 
 @pytest.fixture
-def model():
-    return workers.Model()
+def model(device):
+    return workers.Model().to(device)
 
 
 @pytest.fixture
-def z0():
-    return workers.data()
+def z0(device):
+    return workers.data().to(device)
 
 
 def grads(model, z0):
     return torch.autograd.grad(workers.loss(model, z0), list(model.parameters()))
 
 
-def operator_arguments(dtype, method, condition, energies, requires_grad):
+def operator_arguments(device, dtype, method, condition, energies, requires_grad):
     problem = make_problem(batch=(4,), steps=2, method=method, condition_dim=2 if condition else 0)
 
     def leaf(x):
-        return x.to(dtype).requires_grad_(requires_grad)
+        return x.to(device, dtype).requires_grad_(requires_grad)
 
     return (
         leaf(problem.z0), leaf(problem.dt), [leaf(w) for w in problem.weights], [leaf(b) for b in problem.biases],
-        leaf(problem.condition) if condition else None, "softplus", method, 2, energies,
+        leaf(problem.condition) if condition else None, "softplus", method, 2, energies, "float32",
     )  # fmt: skip
 
 
@@ -57,14 +57,14 @@ def operator_arguments(dtype, method, condition, energies, requires_grad):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("condition", [False, True])
 @pytest.mark.parametrize("energies", [False, True])
-def test_opcheck_rollout(dtype, method, condition, energies):
-    arguments = operator_arguments(dtype, method, condition, energies, requires_grad=True)
+def test_opcheck_rollout(dtype, method, condition, energies, device):
+    arguments = operator_arguments(device, dtype, method, condition, energies, requires_grad=True)
     torch.library.opcheck(torch.ops.hamiltorch.rollout.default, arguments)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_opcheck_rollout_on_strided_inputs(dtype):
-    z0, *rest = operator_arguments(dtype, "leapfrog", True, True, requires_grad=False)
+def test_opcheck_rollout_on_strided_inputs(dtype, device):
+    z0, *rest = operator_arguments(device, dtype, "leapfrog", True, True, requires_grad=False)
     z0 = z0.mT.contiguous().mT.requires_grad_()
     assert not z0.is_contiguous()
     torch.library.opcheck(torch.ops.hamiltorch.rollout.default, (z0, *rest))
@@ -73,19 +73,20 @@ def test_opcheck_rollout_on_strided_inputs(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("given", ["both", "trajectory", "energies"])
 @pytest.mark.parametrize("condition", [False, True])
-def test_opcheck_rollout_backward(dtype, given, condition):
-    z0, dt, weights, biases, context, activation, method, steps, _ = operator_arguments(
-        dtype, "leapfrog", condition, True, requires_grad=False
+def test_opcheck_rollout_backward(dtype, given, condition, device):
+    z0, dt, weights, biases, context, activation, method, steps, _, precision = operator_arguments(
+        device, dtype, "leapfrog", condition, True, requires_grad=False
     )
     trajectory, energies = torch.ops.hamiltorch.rollout(
-        z0, dt, weights, biases, context, activation, method, steps, True
+        z0, dt, weights, biases, context, activation, method, steps, True, precision
     )
     on_trajectory = torch.ones_like(trajectory) if given != "energies" else None
     on_energies = torch.ones_like(energies) if given != "trajectory" else None
-    arguments = (on_trajectory, on_energies, trajectory, dt, weights, biases, context, activation, method)
+    arguments = (on_trajectory, on_energies, trajectory, dt, weights, biases, context, activation, method, precision)
     torch.library.opcheck(torch.ops.hamiltorch.rollout_backward.default, arguments)
 
 
+@on("cpu", "cuda")
 @pytest.mark.parametrize("energies", [False, True])
 def test_compiled_forward(model, z0, energies):
     def run(z0):
@@ -96,6 +97,7 @@ def test_compiled_forward(model, z0, energies):
         torch.testing.assert_close(got, expected)
 
 
+@on("cpu", "cuda")
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_training_step(model, z0, backend):
     """Rollout, energies and H.gradient in one graph, with gradients of everything."""
@@ -118,6 +120,7 @@ def test_compiled_training_step(model, z0, backend):
         torch.testing.assert_close(got, want)
 
 
+@on("cpu", "cuda")
 def test_compiled_with_another_batch_and_number_of_steps(model, z0):
     def run(z0, steps):
         return leapfrog_rollout(model.H, z0, 0.1, steps)
@@ -127,9 +130,10 @@ def test_compiled_with_another_batch_and_number_of_steps(model, z0):
         torch.testing.assert_close(compiled(z0[:rows], steps), run(z0[:rows], steps))
 
 
-def test_compiled_with_condition(z0):
-    H = HamiltonianMLP(6, (8,), condition_dim=2)
-    context = torch.randn(8, 2)
+@on("cpu", "cuda")
+def test_compiled_with_condition(z0, device):
+    H = HamiltonianMLP(6, (8,), condition_dim=2, device=device)
+    context = torch.randn(8, 2, device=device)
 
     def run(z0, context):
         return leapfrog_rollout(H, z0, torch.tensor(0.1), 2, condition=context)
@@ -158,10 +162,10 @@ def test_rollout_in_grad_mode_of_states_from_inference_mode(model, z0):
     assert model.dt.grad is not None
 
 
-def test_autograd_only_where_asked(z0):
-    H = HamiltonianMLP(6, (5, 4), condition_dim=1)
-    context = torch.randn(8, 1)
-    inputs = {"z0": z0, "dt": torch.tensor(0.1), "condition": context, **dict(H.named_parameters())}
+def test_autograd_only_where_asked(z0, device):
+    H = HamiltonianMLP(6, (5, 4), condition_dim=1, device=device)
+    context = torch.randn(8, 1, device=device)
+    inputs = {"z0": z0, "dt": torch.tensor(0.1, device=device), "condition": context, **dict(H.named_parameters())}
 
     def run():
         return leapfrog_rollout(H, z0, inputs["dt"], 2, condition=context, return_energy=True)
@@ -243,6 +247,7 @@ def test_functional_call(model, z0):
         assert torch.equal(a, b)
 
 
+@on("cpu")
 def test_distributed_data_parallel(model, z0, tmp_path):
     torch.multiprocessing.spawn(workers.train_in_parallel, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
@@ -263,11 +268,11 @@ def test_copies_are_equal_and_independent(model, z0, copied):
     assert not torch.equal(twin(z0)[0], model(z0)[0])
 
 
-def test_state_dict_round_trip(model, z0):
+def test_state_dict_round_trip(model, z0, device):
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     buffer.seek(0)
-    other = workers.Model()
+    other = workers.Model().to(device)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.zero_()
@@ -333,6 +338,7 @@ def test_the_interpreter_runs_on_during_a_rollout():
     assert during > 20  # with the lock held it would be none or one
 
 
+@on("cpu")
 def test_fork_after_use(model, z0):
     """A forked child has none of the parent's threads: the pool must notice."""
     if not hasattr(os, "fork"):
@@ -359,6 +365,7 @@ def test_fork_after_use(model, z0):
     assert torch.equal(model(z0)[0], expected)
 
 
+@on("cpu")
 def test_data_loader_workers(model, z0):
     """The commonest fork of all: a rollout inside a worker of a DataLoader."""
 
@@ -377,10 +384,10 @@ def test_data_loader_workers(model, z0):
     torch.testing.assert_close(batches, model(z0[:4])[0].detach())
 
 
-def test_rollout_as_a_layer_of_a_larger_model():
+def test_rollout_as_a_layer_of_a_larger_model(device):
     """Encoder, rollout, decoder: gradients pass through, for states that are not leaves."""
-    encoder, decoder, H = nn.Linear(3, 6), nn.Linear(6, 2), HamiltonianMLP(6, (8,))
-    x = torch.randn(4, 3)
+    encoder, decoder, H = (module.to(device) for module in (nn.Linear(3, 6), nn.Linear(6, 2), HamiltonianMLP(6, (8,))))
+    x = torch.randn(4, 3, device=device)
     losses = {}
     for backend in ("native", "reference"):
         for module in (encoder, decoder, H):
@@ -411,10 +418,11 @@ def test_works_from_the_repository_root(command):
     assert done.returncode == 0, done.stderr
 
 
+@on("cpu", "cuda")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch.func's own
-def test_torch_func_transforms():
-    H = HamiltonianMLP(4, (5,), "tanh").double()
-    z, v = torch.randn(2, 3, 4, dtype=torch.float64)
+def test_torch_func_transforms(device):
+    H = HamiltonianMLP(4, (5,), "tanh").to(device).double()
+    z, v = torch.randn(2, 3, 4, dtype=torch.float64, device=device)
     trajectory, tangent = torch.func.jvp(lambda q: leapfrog_rollout(H, q, 0.1, 3), (z,), (v,))
     with torch.no_grad():
         torch.testing.assert_close(trajectory, leapfrog_rollout(H, z, 0.1, 3))

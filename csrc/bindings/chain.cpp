@@ -134,17 +134,22 @@ void bind_chain(py::module_& m) {
       "gpu_description",
       [](int device) {
         const GpuDescription gpu = gpu_description(device);
-        return std::make_tuple(gpu.capability, gpu.multiprocessors, gpu.shared_bytes);
+        return std::make_tuple(gpu.capability, gpu.multiprocessors, gpu.shared_bytes, gpu.clusters[0], gpu.clusters[1],
+                               gpu.clusters[2], gpu.clusters[3]);
       },
-      "Compute capability (90 for 9.0; 0 without a device), multiprocessors, shared memory of a block in bytes.",
+      "Compute capability (90 for 9.0; 0 without a device), multiprocessors, shared memory of a block in bytes, and "
+      "how "
+      "many clusters of 2, 4, 8 and 16 blocks the device holds at once.",
       py::arg("device"));
   m.def(
       "cuda_plans",
       [](std::vector<int64_t> widths, int64_t batch, std::vector<int32_t> moves, int32_t precision, bool adjoint,
-         std::tuple<int, int, int> gpu) {
+         const std::vector<int>& gpu) {
+        if (gpu.size() != 7) throw py::value_error("gpu must be what gpu_description returns: 7 numbers");
         std::string why;
         const ChainSize size = {std::move(widths), batch, std::move(moves), static_cast<Precision>(precision), adjoint};
-        std::vector<CudaPlan> plans = cuda_plans(size, {std::get<0>(gpu), std::get<1>(gpu), std::get<2>(gpu)}, &why);
+        std::vector<CudaPlan> plans =
+            cuda_plans(size, {gpu[0], gpu[1], gpu[2], {gpu[3], gpu[4], gpu[5], gpu[6]}}, &why);
         if (plans.empty()) throw py::value_error(why);
         return plans;
       },

@@ -23,12 +23,8 @@ class Backward {
         arrays_(arrays),
         width_(engine.layout.widths[0]),
         begin_(engine.layout.begin(0, engine.team.rank()) * kTile),
-        dt_(*engine.chain.dt) {
-    for (int k = 0; k < chain_.stage_count; ++k) {
-      move_offset_[k] = moves_a_step_;
-      moves_a_step_ += ((chain_.stages[k].moves & kMovesQ) != 0) + ((chain_.stages[k].moves & kMovesP) != 0);
-    }
-  }
+        dt_(*engine.chain.dt),
+        moves_a_step_(moves_before(chain_.stage_count)) {}
 
   HAMILTORCH_DEVICE void run() {
     const int64_t passes = (chain_.batch + kSamples - 1) / kSamples;
@@ -53,6 +49,14 @@ class Backward {
   HAMILTORCH_DEVICE Real load(const Real* from, int64_t count, int64_t n, int row, int sample) const {
     if (!from || !inside(row, sample)) return 0;
     return from[((first_ + sample) * count + n) * width_ + begin_ + row];
+  }
+
+  // Moves of the stages before k. Counted anew: an array would hold this object, and all it points to, in memory.
+  HAMILTORCH_DEVICE int moves_before(int k) const {
+    int moves = 0;
+    for (int i = 0; i < k; ++i)
+      moves += ((chain_.stages[i].moves & kMovesQ) != 0) + ((chain_.stages[i].moves & kMovesP) != 0);
+    return moves;
   }
 
   // Writes the factors of one evaluation's parameter gradients, or nothing in the replay.
@@ -188,7 +192,7 @@ class Backward {
       const Real x = coefficient * dt_ * delta.x;
       if (purpose == kReplay) return publish_impulse(engine_, moves, row, sample, {x, 0});
       if (purpose == kAdjoint) {
-        int64_t line = n * moves_a_step_ + move_offset_[k];
+        int64_t line = n * moves_a_step_ + moves_before(k);
         if (moves & kMovesQ) {
           vector(kSumQ, row, sample) += x;
           factors.put(arrays_.left[0], 0, line, row, sample, vector(kBarS, row, sample));
@@ -236,7 +240,7 @@ class Backward {
   const int width_, begin_;
   const Real dt_;
   int64_t first_ = 0;
-  int moves_a_step_ = 0, move_offset_[kMostStages];
+  const int moves_a_step_;
   double dt_bar_ = 0;
 };
 

@@ -169,7 +169,7 @@ class Engine {
     for (int matrix = 0; matrix < layout.hidden; ++matrix) {
       Real* const slice = shared_ + layout.slices[matrix];
       if constexpr (Source::kPacked) {
-        const int count = layout.units(matrix) * kDepths * 32;
+        const int count = static_cast<int>(layout.units(matrix)) * kDepths * 32;
         Packed* const to = reinterpret_cast<Packed*>(slice);
         for (int i = team.thread(); i < count; i += kThreads) {
           to[i] = static_cast<const Packed*>(chain.packed[matrix])[i];
@@ -202,7 +202,7 @@ class Engine {
       const Packed* from;
       if (layout.weights == Weights::kPackedShared) {
         from = reinterpret_cast<const Packed*>(engine.shared_ + layout.slices[matrix]) +
-               (kTransposed ? layout.units(matrix) * kDepths * 32 : 0);
+               (kTransposed ? layout.units(matrix) * (kDepths * 32) : 0);
       } else {
         from = static_cast<const Packed*>(kTransposed ? engine.chain.packed_transposed[matrix]
                                                       : engine.chain.packed[matrix]);
@@ -276,7 +276,7 @@ class Engine {
   HAMILTORCH_DEVICE void multiply(int matrix, int m_begin, int m_count, int k_begin, int k_count, const Real* x,
                                   bool may_split, Sink sink) {
     const int groups = ceil_divide(m_count, kLeft);
-    const int splits = may_split ? splits_of(m_count, kLeft, k_count) : 1;
+    const int splits = may_split && layout.halves == 2 ? splits_of(m_count, kLeft, k_count) : 1;
     const int g = team.lane() >> 2, t = team.lane() & 3;
     const int items = groups * splits, m_end = m_begin + m_count;
     Real* const partials = shared_ + layout.partials;
@@ -292,7 +292,7 @@ class Engine {
         const Cursor<kTransposed> left(*this, matrix, m, m_end, (k_begin + from) * kDepths);
         accumulate(sum, left, x + from * kTile * layout.stride, (to - from) * kDepths);
       }
-      if (layout.halves == 1 && splits == 1) team.sync_block();  // everyone has read what the sink replaces
+      if (layout.halves == 1) team.sync_block();  // everyone has read what the sink replaces
       if (!active) continue;
       // The sink is long, so this must not be unrolled; what comes next moves to the front, where its index is fixed.
       HAMILTORCH_NO_UNROLL

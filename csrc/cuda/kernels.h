@@ -15,8 +15,7 @@ struct KernelTypes {
   static constexpr int kRight = kRightBlocks, kLeft = left_of(kRightBlocks);
 };
 
-// The most blocks of 8 columns whose sums stay in registers beside the operands; split operands need twice the room,
-// and the adjoint has so much else to keep that it stops at 4.
+// The most blocks of 8 columns whose sums stay in registers beside the operands; split operands need twice the room.
 template <class Math>
 constexpr int widest() {
   return std::is_same_v<Math, Split> ? 5 : 8;
@@ -24,7 +23,7 @@ constexpr int widest() {
 
 // Calls visitor(KernelTypes<...>{}) and returns true, or returns false where there is no such kernel. Team and
 // arithmetic are fixed where it is compiled, so that a translation unit holds the kernels of one of each.
-template <TeamKind kTeam, class Math, bool kAdjoint, class Visitor>
+template <TeamKind kTeam, class Math, class Visitor>
 bool visit_kernel(Weights weights, int right, Visitor&& visitor) {
   constexpr bool kSingle = std::is_same_v<Math, Split>, kDouble = std::is_same_v<Math, Float64>;
   const bool packed = weights != Weights::kShared;
@@ -43,7 +42,7 @@ bool visit_kernel(Weights weights, int right, Visitor&& visitor) {
       visitor(KernelTypes<Math, PackedSource, 4>{});
       return true;
     }
-  if constexpr (!kDouble && !kAdjoint && kTeam == TeamKind::kSolo)
+  if constexpr (!kDouble && kTeam == TeamKind::kSolo)
     if (packed && right == widest<Math>()) {
       visitor(KernelTypes<Math, PackedSource, widest<Math>()>{});
       return true;

@@ -14,6 +14,7 @@ struct Job {
   const Chain<T>& chain;
   uint32_t* counters;  // of a grid team's barriers
   cudaStream_t stream;
+  int most_shared_bytes;  // of a block on this device
 };
 
 template <TeamKind kTeam, class Math, class Arrays>

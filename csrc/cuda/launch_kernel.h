@@ -57,33 +57,35 @@ __global__ void pack_kernel(const __grid_constant__ Chain<typename Math::Real> c
 
 template <class Team, class Types, class Arrays, class T>
 cudaError_t launch_kernel(const Job<T>& job, const Arrays& arrays) {
+  const CudaPlan& plan = job.plan;
+  cudaLaunchConfig_t config{};
+  config.stream = job.stream;
   if (job.layout.weights != Weights::kShared) {
-    pack_kernel<typename Types::Math><<<128, 256, 0, job.stream>>>(job.chain, job.layout);
-    if (const cudaError_t error = cudaGetLastError()) return error;
+    config.gridDim = dim3(128);
+    config.blockDim = dim3(256);
+    const auto pack = pack_kernel<typename Types::Math>;
+    if (const cudaError_t error = cudaLaunchKernelEx(&config, pack, job.chain, job.layout)) return error;
   }
   const auto kernel = rollout_kernel<Team, Types, Arrays>;
-  const CudaPlan& plan = job.plan;
-  if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                     static_cast<int>(plan.shared_bytes)))
+  // All that the device has, not what this plan needs: another thread may be about to launch a larger one.
+  if (const cudaError_t error =
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, job.most_shared_bytes))
     return error;
   cudaLaunchAttribute attribute{};
-  cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(plan.teams * plan.members));
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
-  config.stream = job.stream;
   config.attrs = &attribute;
   if (plan.team == TeamKind::kCluster) {
-    if (plan.members > 8)
-      if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1))
-        return error;
+    if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1))
+      return error;
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim.x = static_cast<unsigned>(plan.members);
     attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
     config.numAttrs = 1;
   }
   if (plan.team == TeamKind::kGrid) {  // its blocks wait for each other, so all must be there at once
-    const size_t bytes = static_cast<size_t>(plan.teams) * sizeof(uint32_t);
+    const size_t bytes = static_cast<size_t>(plan.teams) * kCounterStride * sizeof(uint32_t);
     if (const cudaError_t error = cudaMemsetAsync(job.counters, 0, bytes, job.stream)) return error;
     attribute.id = cudaLaunchAttributeCooperative;
     attribute.val.cooperative = 1;
@@ -113,9 +115,8 @@ struct TeamOf<TeamKind::kCluster> {
 
 template <TeamKind kTeam, class Math, class Arrays>
 cudaError_t launch(const Job<typename Math::Real>& job, const Arrays& arrays) {
-  constexpr bool kAdjoint = std::is_same_v<Arrays, ChainBackward<typename Math::Real>>;
   cudaError_t error = cudaErrorInvalidDeviceFunction;
-  visit_kernel<kTeam, Math, kAdjoint>(job.layout.weights, job.plan.right, [&](auto types) {
+  visit_kernel<kTeam, Math>(job.layout.weights, job.plan.right, [&](auto types) {
     error = launch_kernel<typename TeamOf<kTeam>::Type, decltype(types)>(job, arrays);
   });
   return error;

@@ -9,6 +9,7 @@ namespace hamiltorch {
 inline constexpr int kTile = 16;      // rows of a fragment: layers are padded to whole tiles
 inline constexpr int kThreads = 256;  // of a block
 inline constexpr int kWarps = kThreads / 32;
+inline constexpr int kCounterStride = 32;  // a grid team's counter has a cache line of its own
 
 // Where a member finds the weights.
 enum class Weights : int32_t {
@@ -51,10 +52,11 @@ struct Layout {
   // Offsets in the member's shared memory.
   int exchange, half_size;  // halves x (all rows of the widest layer, or partial sums from every member)
   int local;                // a member's own rows of the widest layer; unused in a team of one
-  int partials, partials_size;
+  int partials;
   int vectors, vectors_size;
   int slices[kMostHidden];  // row-major matrices, or where the packed ones begin
   int shared_size;
+  bool fits;  // whether 32 bits can count all of this
   // Offsets in the vectors.
   int kept[kMostHidden];  // [each * 16][columns]: what the way back through a layer needs
   int terms;              // [each * 16][columns] of the last layer: the energy's sum
@@ -72,8 +74,8 @@ struct Layout {
     return ceil_divide(kTile * tiles[columns_layer(matrix)], 32) * 32;
   }
   // Fragments of 16 x 16 in one direction of a packed matrix.
-  HAMILTORCH_HOST_DEVICE int units(int matrix) const {
-    return tiles[rows_layer(matrix)] * tiles[columns_layer(matrix)];
+  HAMILTORCH_HOST_DEVICE int64_t units(int matrix) const {
+    return static_cast<int64_t>(tiles[rows_layer(matrix)]) * tiles[columns_layer(matrix)];
   }
 };
 
@@ -112,55 +114,63 @@ inline Layout make_layout(const LayoutRequest& request) {
   a.weights = request.weights;
   a.exchange_global = request.team == TeamKind::kGrid;
   a.vectors_global = request.vectors_global;
-  int most = 0, most_each = 0;
+  a.fits = true;
+  // Counted in 64 bits, kept in 32: what they cannot hold no device has.
+  const auto narrow = [&a](int64_t n) {
+    a.fits = a.fits && n <= INT32_MAX;
+    return static_cast<int>(n <= INT32_MAX ? n : 0);
+  };
+  int64_t used = 0;
+  const auto take = [&](int64_t size) {
+    const int64_t offset = used;
+    used += (size + 31) / 32 * 32;
+    return narrow(offset);
+  };
+  int64_t most = 0, most_each = 0;
   for (int l = 0; l < a.hidden; ++l) {
-    a.widths[l] = static_cast<int>(request.widths[l]);
+    a.widths[l] = narrow(request.widths[l]);
     a.tiles[l] = tiles_of(a.widths[l]);
     a.each[l] = ceil_divide(a.tiles[l], a.members);
     most = a.tiles[l] > most ? a.tiles[l] : most;
     most_each = a.each[l] > most_each ? a.each[l] : most_each;
   }
-  int used = 0;
-  const auto take = [&used](int size) {
-    const int offset = used;
-    used += ceil_divide(size, 32) * 32;
-    return offset;
-  };
-  const int gathered = most * kTile * a.stride;
-  const int scattered = request.team != TeamKind::kSolo ? a.members * most_each * kTile * a.columns : 0;
-  a.half_size = ceil_divide(gathered > scattered ? gathered : scattered, 32) * 32;
-  a.exchange = a.exchange_global ? 0 : take(a.halves * a.half_size);
-  a.local = request.team != TeamKind::kSolo ? take(most_each * kTile * a.stride) : 0;
-  for (int matrix = 0; matrix < a.hidden; ++matrix) {
+  const bool solo = request.team == TeamKind::kSolo;
+  const int64_t gathered = most * kTile * a.stride, scattered = solo ? 0 : a.members * most_each * kTile * a.columns;
+  a.half_size = narrow(((gathered > scattered ? gathered : scattered) + 31) / 32 * 32);
+  a.exchange = a.exchange_global ? 0 : take(int64_t{a.halves} * a.half_size);
+  a.local = solo ? 0 : take(most_each * kTile * a.stride);
+  int64_t partials = 2 * kThreads;  // what the block's sums need
+  for (int matrix = 0; matrix < a.hidden && !request.in_place; ++matrix) {
     const int from = a.columns_layer(matrix), to = a.rows_layer(matrix);
-    const auto need = [&](int tiles, int k_tiles) {
-      const int splits = splits_of(tiles, request.shape.left, k_tiles);
-      const int size = splits > 1 ? splits * tiles * kTile * a.columns : 0;
-      a.partials_size = size > a.partials_size ? size : a.partials_size;
+    const auto need = [&](int64_t tiles, int k_tiles) {
+      const int splits = splits_of(static_cast<int>(tiles), request.shape.left, k_tiles);
+      const int64_t size = splits > 1 ? splits * tiles * kTile * a.columns : 0;
+      partials = size > partials ? size : partials;
     };
     for (int rank = 0; rank < a.members; ++rank) need(a.count(to, rank), a.tiles[from]);
-    if (request.team == TeamKind::kSolo) need(a.tiles[from], a.tiles[to]);
+    if (solo) need(a.tiles[from], a.tiles[to]);
   }
-  a.partials_size = a.partials_size > kThreads * 2 ? a.partials_size : kThreads * 2;  // the block's sums need this
-  a.partials = take(a.partials_size);
+  a.partials = take(partials);
 
-  for (int l = 0; l < a.hidden; ++l) {
-    a.kept[l] = a.vectors_size;
-    a.vectors_size += a.each[l] * kTile * a.columns;
-  }
-  a.terms = a.vectors_size;
-  a.vectors_size += a.each[a.hidden - 1] * kTile * a.columns;
-  a.states = a.vectors_size;
-  a.state_size = a.each[0] * kTile * request.state_columns;
-  a.vectors_size += request.state_count * a.state_size;
-  a.vectors = a.vectors_global ? 0 : take(a.vectors_size);
+  int64_t vectors = 0;
+  const auto keep = [&](int layer, int64_t columns, int64_t count) {
+    const int64_t offset = vectors;
+    vectors += a.each[layer] * kTile * columns * count;
+    return narrow(offset);
+  };
+  for (int l = 0; l < a.hidden; ++l) a.kept[l] = keep(l, a.columns, 1);
+  a.terms = keep(a.hidden - 1, a.columns, 1);
+  a.state_size = narrow(int64_t{a.each[0]} * kTile * request.state_columns);
+  a.states = keep(0, request.state_columns, request.state_count);
+  a.vectors_size = narrow(vectors);
+  a.vectors = a.vectors_global ? 0 : take(vectors);
 
   for (int matrix = 0; matrix < a.hidden; ++matrix) {
     if (a.weights == Weights::kShared)
-      a.slices[matrix] = take(a.each[a.rows_layer(matrix)] * kTile * a.slice_stride(matrix));
+      a.slices[matrix] = take(int64_t{a.each[a.rows_layer(matrix)]} * kTile * a.slice_stride(matrix));
     if (a.weights == Weights::kPackedShared) a.slices[matrix] = take(2 * a.units(matrix) * request.unit_size);
   }
-  a.shared_size = used;
+  a.shared_size = narrow(used);
   return a;
 }
 

@@ -41,6 +41,13 @@ int unit_size(const CudaPlan& plan) { return plan.precision == Precision::kBfloa
 
 int samples_of(const CudaPlan& plan, const ChainSize& size) { return 8 * plan.right / (size.adjoint ? 2 : 1); }
 
+// Clusters that the device holds at once; more would wait for these to end.
+int clusters(const GpuDescription& gpu, int members) {
+  int size = 0;
+  while (2 << size < members) ++size;
+  return gpu.clusters[size];
+}
+
 // Microseconds of one step.
 double predict(const CudaPlan& plan, const ChainSize& size) {
   const Layout layout = layout_of(plan, size);
@@ -107,7 +114,8 @@ WorkspaceParts workspace_parts(const CudaPlan& plan, const ChainSize& size) {
     return offset;
   };
   const int64_t blocks = static_cast<int64_t>(plan.teams) * plan.members;
-  parts.counters = take(plan.team == TeamKind::kGrid ? plan.teams * static_cast<int64_t>(sizeof(uint32_t)) : 0);
+  parts.counters =
+      take(plan.team == TeamKind::kGrid ? plan.teams * kCounterStride * static_cast<int64_t>(sizeof(uint32_t)) : 0);
   parts.exchange = take(layout.exchange_global ? blocks * layout.halves * layout.half_size * element_size(plan) : 0);
   parts.vectors = take(plan.vectors_global ? blocks * layout.vectors_size * element_size(plan) : 0);
   parts.packed = take(layout.weights == Weights::kShared ? 0 : 2 * packed_bytes(plan, size));
@@ -123,6 +131,10 @@ std::vector<CudaPlan> cuda_plans(const ChainSize& size, const GpuDescription& gp
            std::to_string(size.moves.size());
     return plans;
   }
+  if (gpu.capability == 0) {
+    *why = "there is no CUDA device";
+    return plans;
+  }
   if (gpu.capability < 80) {
     *why = "the CUDA kernels need compute capability 8.0 or newer, the device has " +
            std::to_string(gpu.capability / 10) + "." + std::to_string(gpu.capability % 10);
@@ -136,6 +148,7 @@ std::vector<CudaPlan> cuda_plans(const ChainSize& size, const GpuDescription& gp
         if (in_place && team != TeamKind::kSolo) continue;
         CudaPlan plan{team, precision, members, right, static_cast<int>(weights), in_place, vectors_global, 1, 0, 0, 0};
         const Layout layout = layout_of(plan, size);
+        if (!layout.fits) continue;
         if (in_place) {
           bool fits = true;
           for (int l = 0; l < layout.hidden; ++l) fits = fits && layout.tiles[l] <= kWarps * left_of(right);
@@ -145,7 +158,8 @@ std::vector<CudaPlan> cuda_plans(const ChainSize& size, const GpuDescription& gp
         if (least < 0 || plan.shared_bytes < least) least = plan.shared_bytes;
         if (plan.shared_bytes > gpu.shared_bytes) continue;
         const int64_t passes = (size.batch + samples_of(plan, size) - 1) / samples_of(plan, size);
-        plan.teams = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(passes, gpu.multiprocessors / members)));
+        const int64_t most = team == TeamKind::kCluster ? clusters(gpu, members) : gpu.multiprocessors / members;
+        plan.teams = static_cast<int>(std::max<int64_t>(1, std::min(passes, most)));
         plan.workspace_bytes = workspace_parts(plan, size).total;
         plan.predicted_us = predict(plan, size);
         plans.push_back(plan);
@@ -156,14 +170,13 @@ std::vector<CudaPlan> cuda_plans(const ChainSize& size, const GpuDescription& gp
   const Precision asked = size.precision, full = asked == Precision::kFloat64 ? asked : Precision::kFloat32;
   const bool is_double = asked == Precision::kFloat64;
   std::vector<std::pair<Precision, int>> solo = {{full, 1}};
-  if (!is_double) solo.emplace_back(asked, 4);
-  if (!is_double && !size.adjoint) solo.emplace_back(asked, asked == full ? 5 : 8);
+  if (!is_double) solo.insert(solo.end(), {{asked, 4}, {asked, asked == full ? 5 : 8}});
   for (const auto& [precision, right] : solo)
     for (const Weights weights : {Weights::kPackedShared, Weights::kPackedGlobal})
       consider(TeamKind::kSolo, precision, 1, right, weights);
-  if (gpu.capability >= 90 && !is_double) {
-    const int largest = gpu.capability < 110 ? 16 : 8;
-    for (int members = 2; members <= largest && members <= gpu.multiprocessors; members *= 2) {
+  if (!is_double) {
+    for (int members = 2; members <= 16; members *= 2) {
+      if (clusters(gpu, members) == 0) continue;
       consider(TeamKind::kCluster, full, members, 1, Weights::kShared);
       consider(TeamKind::kCluster, asked, members, 4, Weights::kPackedGlobal);
     }
@@ -174,7 +187,9 @@ std::vector<CudaPlan> cuda_plans(const ChainSize& size, const GpuDescription& gp
   }
   std::stable_sort(plans.begin(), plans.end(),
                    [](const CudaPlan& a, const CudaPlan& b) { return a.predicted_us < b.predicted_us; });
-  if (plans.empty())
+  if (plans.empty() && least < 0)
+    *why = "the network is too large to be counted in 32 bits";
+  else if (plans.empty())
     *why = "the network needs at least " + std::to_string(least) +
            " bytes of shared memory in a block, the device has " + std::to_string(gpu.shared_bytes);
   return plans;

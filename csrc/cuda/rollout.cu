@@ -16,7 +16,11 @@ cudaError_t run(const CudaPlan& plan, bool adjoint, const ChainNetwork<T>& netwo
   const Chain<T> chain = make_chain(plan, size, network, workspace);
   auto* const counters =
       reinterpret_cast<uint32_t*>(static_cast<char*>(workspace) + workspace_parts(plan, size).counters);
-  const Job<T> job = {plan, layout, chain, counters, static_cast<cudaStream_t>(stream)};
+  int most_shared_bytes = 0;
+  if (const cudaError_t error =
+          cudaDeviceGetAttribute(&most_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device))
+    return error;
+  const Job<T> job = {plan, layout, chain, counters, static_cast<cudaStream_t>(stream), most_shared_bytes};
   const auto with = [&](auto math) -> cudaError_t {
     using Math = decltype(math);
     switch (plan.team) {
@@ -47,18 +51,24 @@ cudaError_t run(const CudaPlan& plan, bool adjoint, const ChainNetwork<T>& netwo
   }
 }
 
+// The runtime keeps an error until it is asked; what is reported here must not fail the next call.
+int reported(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();
+  return error;
+}
+
 }  // namespace
 
 template <class T>
 int cuda_chain_forward(const CudaPlan& plan, const ChainNetwork<T>& network, const ChainForward<T>& arrays,
                        void* workspace, int device, void* stream) {
-  return run(plan, false, network, arrays, workspace, device, stream);
+  return reported(run(plan, false, network, arrays, workspace, device, stream));
 }
 
 template <class T>
 int cuda_chain_backward(const CudaPlan& plan, const ChainNetwork<T>& network, const ChainBackward<T>& arrays,
                         void* workspace, int device, void* stream) {
-  return run(plan, true, network, arrays, workspace, device, stream);
+  return reported(run(plan, true, network, arrays, workspace, device, stream));
 }
 
 template int cuda_chain_forward(const CudaPlan&, const ChainNetwork<float>&, const ChainForward<float>&, void*, int,

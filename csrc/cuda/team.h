@@ -5,6 +5,8 @@
 #pragma once
 #include <cstdint>
 
+#include "layout.h"
+
 namespace hamiltorch {
 
 class Block {
@@ -34,30 +36,27 @@ class SoloTeam : public Block {
 class GridTeam : public Block {
  public:
   static constexpr bool kAlone = false, kGlobalExchange = true;
-  // counters: [teams], zero at the launch.
+  // counters: [teams][kCounterStride], zero at the launch.
   __device__ __forceinline__ GridTeam(uint32_t* counters, int members)
       : members_(members),
         rank_(static_cast<int>(blockIdx.x) % members),
         index_(static_cast<int>(blockIdx.x) / members),
-        counter_(counters + index_) {}
+        counter_(counters + index_ * kCounterStride) {}
   __device__ __forceinline__ int rank() const { return rank_; }
   __device__ __forceinline__ int index() const { return index_; }
   __device__ __forceinline__ int count() const { return static_cast<int>(gridDim.x) / members_; }
 
-  // Each arrival adds one, and the barrier opens at the next multiple of the number of members. One thread arrives for
-  // its block: the block's barrier before it and its release order what all threads wrote.
-  __device__ __forceinline__ void sync_team() const {
+  // Each arrival adds one; the barrier opens when all members' have. One thread arrives for its block: the block's
+  // barrier before it and its release order what all threads wrote. Compared by difference, so that it may wrap.
+  __device__ __forceinline__ void sync_team() {
     __syncthreads();
     if (threadIdx.x == 0) {
-      const uint32_t members = static_cast<uint32_t>(members_);
+      target_ += static_cast<uint32_t>(members_);
+      asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter_) : "memory");
       uint32_t seen;
-      asm volatile("fence.acq_rel.gpu;" ::: "memory");
-      asm volatile("atom.add.release.gpu.global.u32 %0, [%1], 1;" : "=r"(seen) : "l"(counter_) : "memory");
-      const uint32_t target = (seen / members + 1) * members;
       do {
         asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter_) : "memory");
-      } while (seen < target);
-      asm volatile("fence.acq_rel.gpu;" ::: "memory");
+      } while (static_cast<int32_t>(seen - target_) < 0);
     }
     __syncthreads();
   }
@@ -65,6 +64,7 @@ class GridTeam : public Block {
  private:
   int members_, rank_, index_;
   uint32_t* counter_;
+  uint32_t target_ = 0;
 };
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900

@@ -34,8 +34,7 @@ void run_team(const CudaPlan& plan, const Chain<T>& chain, const Layout& layout,
 template <TeamKind kTeam, class Team, class Math, template <class> class Walk, class T, class Arrays>
 bool run_kernel(const CudaPlan& plan, const Chain<T>& chain, const Layout& layout, const Arrays& arrays,
                 uint64_t seed) {
-  constexpr bool kAdjoint = std::is_same_v<Arrays, ChainBackward<T>>;
-  return visit_kernel<kTeam, Math, kAdjoint>(layout.weights, plan.right, [&](auto types) {
+  return visit_kernel<kTeam, Math>(layout.weights, plan.right, [&](auto types) {
     if (layout.weights != Weights::kShared) pack<Math>(layout, chain);
     run_team<Team, decltype(types), Walk>(plan, chain, layout, arrays, seed);
   });
@@ -96,7 +95,7 @@ template int cuda_chain_backward(const CudaPlan&, const ChainNetwork<double>&, c
                                  void*);
 
 // A small machine, so that tests reach the ends of teams and of memory.
-GpuDescription gpu_description(int) { return {90, 8, 232448}; }
+GpuDescription gpu_description(int) { return {90, 8, 232448, {4, 2, 1, 0}}; }
 
 const char* cuda_error_text(int) { return "the emulator knows no such kernel"; }
 

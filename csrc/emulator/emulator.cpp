@@ -75,6 +75,7 @@ struct Machine {
   std::vector<Fiber> fibers;
   std::vector<int> ready;
   std::vector<Meeting> blocks, warps;
+  std::vector<uint64_t> ranks;  // of the warps, where some go first
   Meeting everyone;
   std::vector<void*> shared;
   std::mt19937_64 order;
@@ -153,13 +154,22 @@ void meet(Meeting& meeting, const char* where, Last last) {
 #endif
 }
 
+size_t choose(Machine& m) {
+  if (m.launch->seed % 2 == 0) return std::uniform_int_distribution<size_t>(0, m.ready.size() - 1)(m.order);
+  const auto rank = [&m](size_t i) { return m.ranks[static_cast<size_t>(m.ready[i] / 32)]; };
+  size_t best = 0;
+  for (size_t i = 1; i < m.ready.size(); ++i)
+    if (rank(i) > rank(best)) best = i;
+  return best;
+}
+
 void run_team(Machine& m) {
   machine = &m;
 #if defined(__SANITIZE_THREAD__)
   __tsan_release(&launch_start);
 #endif
   while (!m.ready.empty()) {
-    const size_t pick = std::uniform_int_distribution<size_t>(0, m.ready.size() - 1)(m.order);
+    const size_t pick = choose(m);
     std::swap(m.ready[pick], m.ready.back());
     m.running = m.ready.back();
     m.ready.pop_back();
@@ -201,6 +211,8 @@ void run(const Launch& launch, const std::function<void(int, int, int)>& body) {
     m.fibers.resize(static_cast<size_t>(threads));
     m.blocks.assign(static_cast<size_t>(launch.members), {});
     m.warps.assign(static_cast<size_t>(threads / 32), {});
+    m.ranks.clear();
+    for (int warp = 0; warp < threads / 32; ++warp) m.ranks.push_back(m.order());
     m.everyone = {};
     m.everyone.expected = threads;
     for (Meeting& block : m.blocks) block.expected = launch.threads;

@@ -1,9 +1,10 @@
 // Runs the kernels' own text on the CPU: every GPU thread is a fiber, blocks have memory of their own, and barriers and
 // warp operations wait for exactly those threads that the GPU waits for.
 //
-// Threads take turns at these points only, in an order drawn from a seed, so a missing barrier shows as a wrong result
-// under some seed, and as a data race under the thread sanitizer, which is told of fibers and barriers. A thread that
-// waits for ever is reported. Memory starts as NaN. What is not modelled: timing, and the GPU's weaker memory order.
+// Threads take turns at these points only, in an order drawn from a seed: for even ones any that can go on, for odd
+// ones warps by a rank of their own, so that some run far ahead. A missing barrier then shows as a wrong result under
+// some seed, and as a data race under the thread sanitizer, which is told of fibers and barriers. A thread that waits
+// for ever is reported. Memory starts as NaN. What is not modelled: timing, and the GPU's weaker memory order.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -205,7 +205,7 @@ void emulator_itself() {
 int main() {
   const std::vector<Stage> leapfrog = {{kMovesP, 0.5}, {kMovesQ, 1.0}, {kMovesP, 0.5}};
   const std::vector<Stage> euler = {{kMovesP | kMovesQ, 1.0}};
-  const GpuDescription hopper = {90, 4, 232448}, small = {80, 4, 28000};
+  const GpuDescription hopper = {90, 4, 232448, {2, 1, 0, 0}}, small = {80, 4, 28000, {}};
   emulator_itself();
   every_plan(Problem<double>({20, 33}, leapfrog, 5, 1, Activation::kTanh), Precision::kFloat64, 1e-13, hopper);
   every_plan(Problem<float>({20, 33}, leapfrog, 9, 2, Activation::kSoftplus), Precision::kFloat32, 1e-5, hopper);

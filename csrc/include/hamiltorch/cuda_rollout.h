@@ -26,6 +26,7 @@ struct GpuDescription {
   int capability;  // 90 for compute capability 9.0
   int multiprocessors;
   int shared_bytes;  // the most that one block can have
+  int clusters[4];   // of 2, 4, 8 and 16 such blocks: how many the device holds at once
 };
 
 // The hidden layers of a rollout's network, as the kernels' choice depends on them.

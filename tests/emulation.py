@@ -1,0 +1,153 @@
+"""The GPU where there is none: the CUDA kernels' own text on the emulator (csrc/emulator), for tensors on the CPU."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from hamiltorch_ext import _layer1, _ops
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "build" / "emulator"
+Gpu = tuple[int, int, int]
+GUARD = 4096  # bytes on either side of a workspace, which nobody may write
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """The native module as ``_layer1`` sees it, on a device of the test's choice: compute capability,
+    multiprocessors, and bytes of shared memory in a block; another for backward passes if need be. ``seed`` is of the
+    order in which the threads run."""
+
+    gpu: Gpu = (90, 8, 232448)
+    adjoint_gpu: Gpu | None = None
+    seed: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(native_module(), name)
+
+    def gpu_description(self, device: int) -> Gpu:
+        assert device == 0
+        return self.gpu
+
+    def cuda_plans(self, widths: Any, batch: int, moves: Any, precision: int, adjoint: bool, gpu: Gpu) -> list[Any]:
+        if adjoint and self.adjoint_gpu:
+            gpu = self.adjoint_gpu
+        capability, multiprocessors, _ = gpu
+        clusters = [multiprocessors // size if capability >= 90 else 0 for size in (2, 4, 8, 16)]
+        return native_module().cuda_plans(widths, batch, moves, precision, adjoint, [*gpu, *clusters])
+
+    def chain_forward(self, plan: Any, *arguments: Any) -> None:
+        self._run(native_module().chain_forward, plan, *arguments)
+
+    def chain_backward(self, plan: Any, *arguments: Any) -> None:
+        self._run(native_module().chain_backward, plan, *arguments)
+
+    def _run(self, call: Callable[..., None], plan: Any, *arguments: Any) -> None:
+        *arguments, _, device, _ = arguments  # type: ignore[assignment]
+        workspace = torch.full((GUARD + plan.workspace_bytes + GUARD,), 0xFF, dtype=torch.uint8)  # floats: NaN
+        call(plan, *arguments, workspace.data_ptr() + GUARD, device, self.seed)
+        for guard in (workspace[:GUARD], workspace[-GUARD:]):
+            assert (guard == 0xFF).all(), "the kernel has written beyond its workspace"
+
+
+@contextmanager
+def emulated_gpu(emulator: Emulator | None = None) -> Iterator[None]:
+    """Rollouts of tensors on the CPU run as those of CUDA tensors do, precisions included, on the emulator.
+
+    Uninitialised memory is NaN, so that a result that nobody has written shows.
+    """
+    native = emulator or Emulator()
+
+    def rollout(z0: Tensor, dt: Tensor, weights: Any, biases: Any, condition: Any, *rest: Any) -> Any:
+        _ops._check_call(z0, dt, weights, biases, condition, rest[2], rest[4])
+        with torch.autocast("cpu", enabled=False):
+            return _layer1.rollout(native, z0, dt, weights, biases, condition, *rest)
+
+    def rollout_backward(on_trajectory: Any, on_energies: Any, trajectory: Tensor, *rest: Any) -> Any:
+        _ops._check_adjoint(trajectory, on_trajectory, on_energies)
+        _ops._check_call(trajectory[:, 0], *rest[:4], trajectory.shape[1] - 1, rest[6])
+        with torch.autocast("cpu", enabled=False):
+            return _layer1.rollout_backward(native, on_trajectory, on_energies, trajectory, *rest)
+
+    library = torch.library.Library("hamiltorch", "IMPL", "CPU")
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel", UserWarning)
+            library.impl("rollout", rollout)
+            library.impl("rollout_backward", rollout_backward)
+        torch.use_deterministic_algorithms(True)  # fills what torch.empty returns
+        with mock.patch.dict(_ops.PRECISIONS, cpu=_ops.PRECISIONS["cuda"]):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        library._destroy()
+
+
+@lru_cache(maxsize=1)
+def native_module() -> Any:
+    """The emulator's module, built where its sources have changed; one process at a time."""
+    import pybind11
+
+    FOLDER.parent.mkdir(exist_ok=True)
+    with open(FOLDER.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _run_tool(
+            "cmake", "-S", str(ROOT), "-B", str(FOLDER), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}",
+            "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1", "-DHAMILTORCH_CUDA=OFF", "-DHAMILTORCH_EMULATOR=ON",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}",
+        )  # fmt: skip
+        _run_tool("cmake", "--build", str(FOLDER), "--target", "hamiltorch_emulator")
+        file = FOLDER / f"hamiltorch_emulator{sysconfig.get_config_var('EXT_SUFFIX')}"
+        loader = ExtensionFileLoader("hamiltorch_emulator", str(file))
+        spec = spec_from_loader("hamiltorch_emulator", loader)
+        assert spec
+        module = module_from_spec(spec)
+        loader.exec_module(module)
+        return module
+
+
+@lru_cache
+def program(source: Path) -> Path:
+    """A program of one file, linked with the emulator."""
+    native_module()
+    to = FOLDER / source.stem
+    compiler = re.search(r"^CMAKE_CXX_COMPILER:\w+=(.+)$", (FOLDER / "CMakeCache.txt").read_text(), re.MULTILINE)
+    assert compiler
+    emulator = ROOT / "csrc" / "emulator" / "emulator.cpp"
+    _run_tool(compiler[1], "-std=c++17", "-O1", str(source), str(emulator), "-o", f"{to}.{os.getpid()}")
+    os.replace(f"{to}.{os.getpid()}", to)  # another process may be running it
+    return to
+
+
+def _run_tool(tool: str, *arguments: str) -> None:
+    done = subprocess.run([_tool(tool), *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{tool} {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
+
+
+def _tool(name: str) -> str:
+    """Beside the interpreter first: a virtual environment need not be activated."""
+    found = shutil.which(name, path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
+    if found is None:
+        raise RuntimeError(f"{name} is not installed; the extra 'test' has it")
+    return found
