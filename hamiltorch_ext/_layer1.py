@@ -11,6 +11,7 @@ the parameters' gradients, are few and large, and torch's own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -23,8 +24,10 @@ from .integrators import integrator
 
 __all__ = ["rollout", "rollout_backward"]
 
-# Factors of the parameters' gradients that are kept at once; beyond it the adjoint goes in parts.
-FACTOR_BYTES = 512 << 20
+# Memory beyond which a rollout goes in parts: of samples for its impulses, of samples and steps for the factors of the
+# parameters' gradients.
+IMPULSE_BYTES = 2 << 30
+FACTOR_BYTES = 1 << 30
 
 _mm_with_dtype = getattr(torch.ops.aten.mm, "dtype_out", None)  # torch 2.8 and newer
 
@@ -57,6 +60,11 @@ class Network:
     def by_condition(self) -> Tensor:
         """W1c, (width_1, condition_dim)."""
         return self.weights[0][:, self.dim :]
+
+    @cached_property
+    def joined(self) -> Tensor:
+        """G = W1q W1p.T, (width_1, width_1)."""
+        return self.by_q @ self.by_p.T
 
     @property
     def hidden(self) -> tuple[int, ...]:
@@ -92,19 +100,25 @@ def rollout(
         trajectory[:, 0] = z0
         return trajectory, energies
 
-    chain = _Chain(native, network, dt, method, steps, batch, precision, adjoint=False)
-    s0 = torch.addmm(network.base(condition), z0[:, :d], network.by_q.T)
-    r0 = z0[:, d:] @ network.by_p.T
-    impulses = z0.new_empty(2, batch * (steps + 1), width)
-    parts = z0.new_empty((chain.plan.members, batch, steps + 1) if return_energy else (0,))
-    chain.forward(s0, r0, impulses, parts)
+    base = network.base(condition)
+    rows = max(1, IMPULSE_BYTES // (2 * (steps + 1) * width * z0.element_size()))
+    for first in range(0, batch, rows):
+        part = slice(first, first + rows)
+        z, states = z0[part], trajectory[part]
+        size = z.shape[0]
+        chain = _Chain(native, network, dt, method, steps, size, precision, adjoint=False)
+        s0 = torch.addmm(base if condition is None else base[part], z[:, :d], network.by_q.T)
+        r0 = z[:, d:] @ network.by_p.T
+        impulses = z0.new_empty(2, size * (steps + 1), width)
+        terms = z0.new_empty((chain.plan.members, size, steps + 1) if return_energy else (0,))
+        chain.forward(s0, r0, impulses, terms)
 
-    states = trajectory.view(-1, dim)
-    _multiply(impulses[0], network.by_p, precision, out=states[:, :d])
-    _multiply(impulses[1], network.by_q, precision, out=states[:, d:])
-    trajectory += z0[:, None]
-    if return_energy:
-        torch.add(parts.sum(0), biases[-1], out=energies)
+        flat = states.view(-1, dim)
+        _multiply(impulses[0], network.by_p, precision, out=flat[:, :d])
+        _multiply(impulses[1], network.by_q, precision, out=flat[:, d:])
+        states += z[:, None]
+        if return_energy:
+            torch.add(terms.sum(0), biases[-1], out=energies[part])
     return trajectory, energies
 
 
@@ -277,8 +291,7 @@ class _Chain:
         self.native, self.device = native, device
         self.plan = cuda_plans.native_plan(native, network.hidden, batch, method, precision, adjoint, device)
         self.stream = torch.cuda.current_stream(dt.device).cuda_stream if dt.is_cuda else 0
-        joined = network.by_q @ network.by_p.T
-        self.kept = [joined, *(weight.contiguous() for weight in network.weights[1:])]
+        self.kept = [network.joined, *(weight.contiguous() for weight in network.weights[1:])]
         self.kept_biases = [bias.contiguous() for bias in network.biases]
         self.dt = dt
         self.workspace = torch.empty(self.plan.workspace_bytes, dtype=torch.uint8, device=dt.device)

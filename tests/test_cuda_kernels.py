@@ -238,6 +238,17 @@ def test_random_problems_and_plans(data):
 
 
 @pytest.mark.parametrize("energies", [True, False])
+def test_rollout_in_parts(energies, monkeypatch):
+    """Where the impulses would take too much memory, the rollout is cut by samples."""
+    problem = make_problem(d=2, hidden=(5, 9), batch=(5,), steps=2, condition_dim=1)
+    monkeypatch.setattr(_layer1, "IMPULSE_BYTES", 2 * 2 * 3 * 5 * 8)  # two samples
+    original = Emulator.chain_forward
+    with mock.patch.object(Emulator, "chain_forward", autospec=True, side_effect=original) as calls, emulated_gpu():
+        assert_exact(library(problem, energies=energies), exact(problem, energies))
+    assert calls.call_count == 3
+
+
+@pytest.mark.parametrize("energies", [True, False])
 @pytest.mark.parametrize("method", ["leapfrog", "euler"])
 @pytest.mark.parametrize(
     ("limit", "parts"), [(1 << 30, 1), (8000, 6), (1, 12)], ids=["whole", "some parts", "single steps"]
