@@ -105,7 +105,7 @@ def hidden(problem: Problem) -> tuple[int, ...]:
     return tuple(weight.shape[0] for weight in problem.weights[:-1])
 
 
-def run(problem: Problem, precision: str, pair: tuple[Variant, Variant], *, seed: int = 0, energies: bool = True):
+def run(problem: Problem, precision: str, pair: tuple[Variant, Variant], *, seed: int = 1, energies: bool = True):
     """Values and gradients by a pair of variants."""
     forward, adjoint = pair
     double = precision == "float64"
