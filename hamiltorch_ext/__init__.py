@@ -25,7 +25,7 @@ def _hand_over_to_installed() -> None:
 
 _hand_over_to_installed()
 
-from . import diagnostics, integrators, reference
+from . import cuda_plans, diagnostics, integrators, reference
 from .activations import Sin
 from .build import build_info
 from .mlp import HamiltonianMLP
@@ -35,6 +35,7 @@ __all__ = [
     "HamiltonianMLP",
     "Sin",
     "build_info",
+    "cuda_plans",
     "diagnostics",
     "euler_rollout",
     "integrators",
