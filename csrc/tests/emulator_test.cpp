@@ -207,12 +207,16 @@ int main() {
   const std::vector<Stage> euler = {{kMovesP | kMovesQ, 1.0}};
   const GpuDescription hopper = {90, 4, 232448, {2, 1, 0, 0}}, small = {80, 4, 28000, {}};
   emulator_itself();
+  // One problem for everything that has barriers of its own; the thread sanitizer, many times slower, sees no more.
+  every_plan(Problem<float>({20, 33}, leapfrog, 5, 1, Activation::kSoftplus), Precision::kFloat32, 1e-5, hopper);
+  every_plan(Problem<float>({40, 20}, euler, 3, 1, Activation::kSin), Precision::kFloat32, 1e-5, small);
+#if !defined(__SANITIZE_THREAD__)
   every_plan(Problem<double>({20, 33}, leapfrog, 5, 1, Activation::kTanh), Precision::kFloat64, 1e-13, hopper);
-  every_plan(Problem<float>({20, 33}, leapfrog, 9, 2, Activation::kSoftplus), Precision::kFloat32, 1e-5, hopper);
   every_plan(Problem<float>({40}, euler, 3, 1, Activation::kSilu), Precision::kFloat32, 1e-5, hopper);
   every_plan(Problem<float>({70, 20, 5}, euler, 3, 1, Activation::kSin), Precision::kFloat32, 1e-5, small);
   every_plan(Problem<float>({20, 33}, leapfrog, 5, 1, Activation::kGelu), Precision::kTf32, 1e-2, hopper);
   every_plan(Problem<float>({20, 33}, leapfrog, 5, 1, Activation::kSin), Precision::kBfloat16, 1e-1, hopper);
+#endif
   if (failures) {
     std::printf("%d failed\n", failures);
   } else {
