@@ -49,7 +49,7 @@ def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | N
         precision = "float64"
     try:
         for adjoint in (False, True):
-            cuda_plans.native_plan(_C, hidden, z0[..., 0].numel(), method, precision, adjoint, z0.device.index or 0)
+            cuda_plans.native_plans(_C, hidden, z0[..., 0].numel(), method, precision, adjoint, z0.device.index or 0)
     except ValueError as reason:
         return str(reason)
     return None

@@ -94,7 +94,7 @@ def candidate_plans(
     Raises:
         ValueError: no plan fits; the message says what is missing.
     """
-    plans = _native_plans(_C, tuple(hidden), batch, method, precision, adjoint, device)
+    plans = native_plans(_C, tuple(hidden), batch, method, precision, adjoint, device)
     return [_described(plan, adjoint) for plan in plans]
 
 
@@ -135,7 +135,7 @@ def native_plan(
     native: Any, hidden: tuple[int, ...], batch: int, method: str, precision: str, adjoint: bool, device: int
 ) -> Any:
     """The native plan of a call: the forced one, or the best by prediction."""
-    plans = _native_plans(native, hidden, batch, method, precision, adjoint, device)
+    plans = native_plans(native, hidden, batch, method, precision, adjoint, device)
     forced = _FORCED.get(adjoint)
     if forced is None:
         return plans[0]
@@ -146,9 +146,10 @@ def native_plan(
 
 
 @lru_cache(maxsize=256)
-def _native_plans(
+def native_plans(
     native: Any, hidden: tuple[int, ...], batch: int, method: str, precision: str, adjoint: bool, device: int
 ) -> list[Any]:
+    """Every plan of a call, the best by prediction first; ValueError says why there is none."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     gpu = native.gpu_description(device)
