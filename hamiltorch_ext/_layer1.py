@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from . import cuda_plans
+from ._addresses import address, contiguous
 from .activations import ACTIVATIONS
 from .integrators import integrator
 
@@ -312,7 +313,7 @@ class _Chain:
         self.native.chain_forward(
             self.plan,
             self.chain,
-            *map(_address, (s0, r0, impulses, energy_parts, self.workspace)),
+            *map(address, (s0, r0, impulses, energy_parts, self.workspace)),
             self.device,
             self.stream,
         )
@@ -333,17 +334,16 @@ class _Chain:
         right: list[Tensor],
         head: Tensor,
     ) -> None:
-        if grad_energies is not None:
-            grad_energies = grad_energies.contiguous()
+        grad_energies = contiguous(grad_energies)
         self.native.chain_backward(
             self.plan,
             self.chain,
-            *map(_address, (s, r, u_q, u_p, grad_energies)),
+            *map(address, (s, r, u_q, u_p, grad_energies)),
             last_energy,
-            *map(_address, (s_bar, r_bar, impulses, dt_parts)),
-            [_address(factor) for factor in left],
-            [_address(factor) for factor in right],
-            *map(_address, (head, self.workspace)),
+            *map(address, (s_bar, r_bar, impulses, dt_parts)),
+            [address(factor) for factor in left],
+            [address(factor) for factor in right],
+            *map(address, (head, self.workspace)),
             self.device,
             self.stream,
         )
@@ -367,8 +367,3 @@ def _multiply(a: Tensor, b: Tensor, precision: str, out: Tensor) -> None:
         _mm_with_dtype(a.bfloat16(), b.bfloat16(), torch.float32, out=out)
     else:
         torch.mm(a, b, out=out)
-
-
-def _address(tensor: Tensor | None) -> int:
-    """The tensor's address; 0 for none or for an empty one, which stands for none."""
-    return 0 if tensor is None or tensor.numel() == 0 else tensor.data_ptr()

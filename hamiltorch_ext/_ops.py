@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _C, _layer1, cuda_plans
+from ._addresses import address, contiguous
 from .activations import ACTIVATIONS
 from .integrators import integrator
 from .mlp import MLP
@@ -78,7 +79,7 @@ def _rollout_cpu(
     results = trajectory, energies = _empty_results(z0, steps, return_energy)
     z0 = z0.contiguous()
     call = _Call(z0, dt, weights, biases, condition, activation, method, steps, precision)
-    _C.rollout_forward(call.rollout, z0.data_ptr(), trajectory.data_ptr(), _address(energies), torch.get_num_threads())
+    _C.rollout_forward(call.rollout, z0.data_ptr(), trajectory.data_ptr(), address(energies), torch.get_num_threads())
     return results
 
 
@@ -134,19 +135,19 @@ def _rollout_backward_cpu(
     grads = _empty_gradients(trajectory, dt, weights, biases, condition)
     grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = grads
     trajectory = trajectory.contiguous()
-    grad_trajectory, grad_energies = _contiguous(grad_trajectory), _contiguous(grad_energies)
+    grad_trajectory, grad_energies = contiguous(grad_trajectory), contiguous(grad_energies)
     steps = trajectory.shape[1] - 1
     call = _Call(trajectory[:, 0], dt, weights, biases, condition, activation, method, steps, precision)
     _C.rollout_backward(
         call.rollout,
         trajectory.data_ptr(),
-        _address(grad_trajectory),
-        _address(grad_energies),
+        address(grad_trajectory),
+        address(grad_energies),
         grad_z0.data_ptr(),
         grad_dt.data_ptr(),
         [grad.data_ptr() for grad in grad_weights],
         [grad.data_ptr() for grad in grad_biases],
-        _address(grad_condition),
+        address(grad_condition),
         torch.get_num_threads(),
     )
     return grads
@@ -335,7 +336,7 @@ class _Call:
         _check_call(z0, dt, weights, biases, condition, steps, precision)
         self.weights = [weight.contiguous() for weight in weights]
         self.biases = [bias.contiguous() for bias in biases]
-        self.condition = _contiguous(condition)
+        self.condition = contiguous(condition)
         batch, dim = z0.shape
         self.rollout = _C.Rollout(
             z0.dtype == torch.float64,
@@ -349,14 +350,5 @@ class _Call:
             dt.item(),
             steps,
             batch,
-            _address(self.condition),
+            address(self.condition),
         )
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
-
-
-def _address(tensor: Tensor | None) -> int:
-    """The tensor's address; 0 for none or for an empty one, which stands for none."""
-    return 0 if tensor is None or tensor.numel() == 0 else tensor.data_ptr()

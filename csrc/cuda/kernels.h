@@ -50,6 +50,23 @@ bool visit_kernel(Weights weights, int right, Visitor&& visitor) {
   return false;
 }
 
+// Calls visitor(arithmetic) for a precision of the state's type T, and returns what it returns.
+template <class T, class Visitor>
+auto visit_precision(Precision precision, Visitor&& visitor) {
+  if constexpr (std::is_same_v<T, double>) {
+    return visitor(Float64{});
+  } else {
+    switch (precision) {
+      case Precision::kTf32:
+        return visitor(Tf32{});
+      case Precision::kBfloat16:
+        return visitor(Bfloat16{});
+      default:
+        return visitor(Split{});
+    }
+  }
+}
+
 // The parameters of a plan's kernel: pointers into the workspace, and the layout.
 template <class T>
 Chain<T> make_chain(const CudaPlan& plan, const ChainSize& size, const ChainNetwork<T>& network, void* workspace) {

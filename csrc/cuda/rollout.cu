@@ -21,7 +21,7 @@ cudaError_t run(const CudaPlan& plan, bool adjoint, const ChainNetwork<T>& netwo
           cudaDeviceGetAttribute(&most_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device))
     return error;
   const Job<T> job = {plan, layout, chain, counters, static_cast<cudaStream_t>(stream), most_shared_bytes};
-  const auto with = [&](auto math) -> cudaError_t {
+  return visit_precision<T>(plan.precision, [&](auto math) -> cudaError_t {
     using Math = decltype(math);
     switch (plan.team) {
       case TeamKind::kSolo:
@@ -36,19 +36,7 @@ cudaError_t run(const CudaPlan& plan, bool adjoint, const ChainNetwork<T>& netwo
         break;
     }
     return cudaErrorInvalidDeviceFunction;
-  };
-  if constexpr (std::is_same_v<T, double>) {
-    return with(Float64{});
-  } else {
-    switch (plan.precision) {
-      case Precision::kTf32:
-        return with(Tf32{});
-      case Precision::kBfloat16:
-        return with(Bfloat16{});
-      default:
-        return with(Split{});
-    }
-  }
+  });
 }
 
 // The runtime keeps an error until it is asked; what is reported here must not fail the next call.

@@ -47,7 +47,7 @@ int run_chain(const CudaPlan& plan, bool adjoint, const ChainNetwork<T>& network
   const ChainSize size = size_of(plan, network, adjoint);
   const Layout layout = layout_of(plan, size);
   const Chain<T> chain = make_chain(plan, size, network, workspace);
-  const auto with = [&](auto math) {
+  const bool found = visit_precision<T>(plan.precision, [&](auto math) {
     using Math = decltype(math);
     switch (plan.team) {
       case TeamKind::kSolo:
@@ -59,15 +59,7 @@ int run_chain(const CudaPlan& plan, bool adjoint, const ChainNetwork<T>& network
         return run_kernel<TeamKind::kGrid, EmulatedTeam<false, true>, Math, Walk>(plan, chain, layout, arrays, seed);
     }
     return false;
-  };
-  bool found;
-  if constexpr (std::is_same_v<T, double>) {
-    found = with(Float64{});
-  } else {
-    found = plan.precision == Precision::kTf32       ? with(Tf32{})
-            : plan.precision == Precision::kBfloat16 ? with(Bfloat16{})
-                                                     : with(Split{});
-  }
+  });
   return found ? 0 : 1;
 }
 
