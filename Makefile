@@ -9,7 +9,7 @@ PRESET ?= paper
 sources := $(shell find csrc hamiltorch_ext python -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml constraints.txt
 native := $(shell find csrc benchmarks tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: demo test check sanitize pytest smoke benchmark docs clean
+.PHONY: demo test check sanitize pytest smoke benchmark scaling docs clean
 
 demo: $(VENV)/worlds
 	$(BIN)/hamiltorch-worlds demo --preset $(PRESET) --run $(RUN)
@@ -56,9 +56,15 @@ smoke: $(VENV)/test
 	rm -rf build/smoke
 	$(BIN)/hamiltorch-worlds demo --preset quick --run build/smoke
 
-benchmark: $(VENV)/made $(sources)
+$(VENV)/bench: $(VENV)/made $(sources)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[bench]'
+	touch $@
+
+benchmark: $(VENV)/bench
 	$(BIN)/python benchmarks/run.py --output benchmarks/results/$(shell hostname)-cpu.json
+
+scaling: $(VENV)/bench
+	$(BIN)/python benchmarks/scaling.py --output benchmarks/results/$(shell hostname)-scaling.json
 
 docs: $(VENV)/made $(sources)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[docs,worlds]'

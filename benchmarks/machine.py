@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from hamiltorch_ext import _C
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("hamiltorch_ext", "torch", "numpy", "jax", "jaxlib")
 
@@ -44,26 +46,25 @@ def describe(device: str, threads: int) -> dict[str, Any]:
         "system": platform.system(),
         "processors": os.cpu_count(),
         "threads": {"torch": torch.get_num_threads(), "ours": torch.get_num_threads(), "jax": threads},
-        "instruction_set": _instruction_set(),
+        "instruction_set": _C.instruction_set(),
     }
 
 
 def limits(device: str, threads: int, seconds: float, before: dict[str, Any] | None = None) -> dict[str, Any]:
     """Peak rates (GFLOP/s) and memory bandwidth (GB/s, read plus write).
 
-    ``gflops`` is float32's rate, the largest of what was tried; a GPU's matrix rates stand beside it. ``before`` holds
-    an earlier measurement of the same run: a limit is the best of all.
+    ``gflops`` is float32's rate, the largest of what was tried; those of other precisions stand beside it. ``before``
+    holds an earlier measurement of the same run: a limit is the best of all.
     """
     rates = {"sgemm": _matmul_rate(device, seconds, torch.float32)}
-    measure_peak = None if device == "cuda" else _native("measure_peak")
-    if measure_peak is not None:
-        rates["multiply-adds in registers"] = measure_peak(threads, seconds) / 1e9
-    coarser = {}
     if device == "cuda":
-        coarser["bfloat16"] = _matmul_rate(device, seconds, torch.bfloat16)
+        coarser = {"bfloat16": _matmul_rate(device, seconds, torch.bfloat16)}
         torch.backends.cuda.matmul.allow_tf32 = True
         coarser["tf32"] = _matmul_rate(device, seconds, torch.float32)
         torch.backends.cuda.matmul.allow_tf32 = False
+    else:
+        coarser = peaks(threads, seconds)
+        rates["multiply-adds in registers"] = coarser.pop("float32")
     bandwidth = _copy_bandwidth(device, seconds)
     if before is not None:
         rates = {name: max(rate, before["gflops_tried"][name]) for name, rate in rates.items()}
@@ -77,6 +78,17 @@ def limits(device: str, threads: int, seconds: float, before: dict[str, Any] | N
         "gflops_by_precision": {"float32": rates[source], **coarser},
         "bandwidth_gbs": bandwidth,
     }
+
+
+def peaks(threads: int, seconds: float) -> dict[str, float]:
+    """GFLOP/s of multiply-adds in registers by precision: without bfloat16 where the processor has none."""
+    rates = {"float32": _C.measure_peak(threads, seconds), "bfloat16": _C.measure_peak_bfloat16(threads, seconds)}
+    return {precision: rate / 1e9 for precision, rate in rates.items() if rate > 0}
+
+
+def read_bandwidth(threads: int, size: int, seconds: float) -> float:
+    """GB/s at which the threads read an array of so many bytes again and again, from whichever cache holds it."""
+    return _C.measure_read(threads, size, seconds) / 1e9
 
 
 def versions() -> dict[str, str]:
@@ -103,8 +115,8 @@ def commit() -> str:
         return os.environ.get("HAMILTORCH_COMMIT", "unknown")
 
 
-def command() -> str:
-    return shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]])
+def command(script: str) -> str:
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *sys.argv[1:]])
 
 
 def synchronise(device: str, results: Any = None) -> None:
@@ -127,19 +139,6 @@ def _gpu() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str:
     return subprocess.run(["git", "-C", ROOT, *arguments], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def _native(name: str) -> Any:
-    try:
-        from hamiltorch_ext import _C
-    except ImportError:
-        return None
-    return getattr(_C, name, None)
-
-
-def _instruction_set() -> str | None:
-    query = _native("instruction_set")
-    return None if query is None else str(query())
 
 
 def _cpu_model() -> str:

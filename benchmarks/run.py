@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     report: dict[str, Any] = {
         "layout": LAYOUT,
-        "command": machine.command(),
+        "command": machine.command(__file__),
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": machine.commit(),
         "device": options.device,

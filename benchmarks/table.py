@@ -73,51 +73,60 @@ def markdown_table(report: Report) -> str:
 
 
 def _cpu_table(report: Report) -> str:
-    """A row per case: our median, our part of the machine's peak, and each peer's time over ours."""
-    compared = [case for case in report["cases"] if OURS in case["peers"]]
-    names = list(dict.fromkeys(name for case in compared for name in case["peers"] if name != OURS))
+    """A row per case: ours in each precision with its part of the machine's peak, and each peer's time over ours."""
+    compared, variants, others = _columns(report)
     rows = [
-        ["case", "ours, ms (quartiles)", "of peak", *names],
-        ["---", "---:", "---:", *("---:" for _ in names)],
+        ["case", "ours, ms (quartiles)", "of peak", *(f"{name}, ms (/ ours, of peak)" for name in variants), *others],
+        ["---", *("---:" for _ in range(len(variants) + len(others) + 2))],
     ]
     for case in compared:
-        ours = case["peers"][OURS]
-        milliseconds = [f"{ours[key] * 1e3:.3g}" for key in ("median_s", "q1_s", "q3_s")]
-        row = [case["name"], "{} ({}-{})".format(*milliseconds), f"{ours['fraction_of_peak']:.0%}"]
-        best = best_peer(case)
-        for name in names:
-            ratio = f"{case['peers'][name]['ratio_to_ours']:.2f}x" if name in case["peers"] else "-"
-            row.append(f"**{ratio}**" if name == best else ratio)
-        rows.append(row)
+        peers = case["peers"]
+        middle, low, high = (f"{peers[OURS][key] * 1e3:.3g}" for key in ("median_s", "q1_s", "q3_s"))
+        row = [case["name"], f"{middle} ({low}-{high})", f"{peers[OURS]['fraction_of_peak']:.0%}"]
+        for name in variants:
+            cell = "{:.3g} ({ratio_to_ours:.2f}x, {fraction_of_peak:.0%})"
+            row.append(cell.format(peers[name]["median_s"] * 1e3, **peers[name]) if name in peers else "-")
+        rows.append(row + _ratios(case, others))
     return f"{_joined(rows)}\n\n{_caption(report)}"
 
 
 def _gpu_table(report: Report) -> str:
     """A row per case, in time per step: ours in each precision, each peer over ours, the plain MLP's step beside."""
-    compared = [case for case in report["cases"] if OURS in case["peers"]]
-    found = list(dict.fromkeys(name for case in compared for name in case["peers"]))
-    ours, others = [name for name in found if is_ours(name)], [name for name in found if not is_ours(name)]
+    compared, variants, others = _columns(report)
     plain = {case["name"]: case for case in report["cases"] if case["model"] == "baseline"}
     rows = [
-        ["case", "ours, µs a step (quartiles)", "of peak", *(f"{name}, µs (of peak)" for name in ours[1:]), *others,
+        ["case", "ours, µs a step (quartiles)", "of peak", *(f"{name}, µs (of peak)" for name in variants), *others,
          "plain MLP, µs (graph)"],
-        ["---", *("---:" for _ in range(len(found) + 2))],
+        ["---", *("---:" for _ in range(len(variants) + len(others) + 3))],
     ]  # fmt: skip
     for case in compared:
-        peers, best = case["peers"], best_peer(case)
+        peers = case["peers"]
         middle, low, high = (_short(step_microseconds(case, peers[OURS], key)) for key in ("median_s", "q1_s", "q3_s"))
         row = [case["name"], f"{middle} ({low}-{high})", f"{peers[OURS]['fraction_of_peak']:.0%}"]
-        for name in ours[1:]:
+        for name in variants:
             one = peers.get(name)
             row.append(f"{_short(step_microseconds(case, one))} ({one['fraction_of_peak']:.0%})" if one else "-")
-        for name in others:
-            ratio = f"{peers[name]['ratio_to_ours']:.2f}x" if name in peers else "-"
-            row.append(f"**{ratio}**" if name == best else ratio)
+        row += _ratios(case, others)
         beside = plain.get(case["baseline"])
         steps = [_short(step_microseconds(beside, peer)) for peer in beside["peers"].values()] if beside else []
         row.append("{} ({})".format(*steps) if len(steps) == 2 else "".join(steps) or "-")
         rows.append(row)
     return f"{_joined(rows)}\n\n{_gpu_caption(report)}"
+
+
+def _columns(report: Report) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    """The cases that hold our time, the names of ours in other ways and precisions, and those of the others."""
+    compared = [case for case in report["cases"] if OURS in case["peers"]]
+    found = list(dict.fromkeys(name for case in compared for name in case["peers"]))
+    variants = [name for name in found if is_ours(name) and name != OURS]
+    return compared, variants, [name for name in found if not is_ours(name)]
+
+
+def _ratios(case: dict[str, Any], names: list[str]) -> list[str]:
+    """Each peer's time over ours, the best in bold."""
+    best = best_peer(case)
+    ratios = [f"{case['peers'][name]['ratio_to_ours']:.2f}x" if name in case["peers"] else "-" for name in names]
+    return [f"**{ratio}**" if name == best else ratio for name, ratio in zip(names, ratios, strict=True)]
 
 
 def _short(value: float) -> str:
@@ -132,17 +141,21 @@ def _gpu_caption(report: Report) -> str:
     limits, versions = report["limits"], report["versions"]
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "jax", "cuda") if name in versions)
     rates = ", ".join(f"{rate / 1e3:.0f} TFLOP/s {name}" for name, rate in limits["gflops_by_precision"].items())
+    return (
+        f"{report['machine']['device']}; {libraries}; commit {report['commit'][:10]}. Peers, all float32 without TF32, "
+        f"in multiples of our float32 time, best in bold. {_errors(report)} Limits "
+        f"measured in the same run: {rates}, {limits['bandwidth_gbs']:.0f} GB/s. `{report['command']}`."
+        f"{_missing(report)}"
+    )
+
+
+def _errors(report: Report) -> str:
     names = list(dict.fromkeys(name for case in report["cases"] for name in case["peers"] if is_ours(name)))
     errors = ", ".join(
         f"{name} {max(case['peers'][name]['error'] for case in report['cases'] if name in case['peers']):.0e}"
         for name in names
     )
-    return (
-        f"{report['machine']['device']}; {libraries}; commit {report['commit'][:10]}. Peers, all float32 without TF32, "
-        f"in multiples of our float32 time, best in bold. Largest relative error against float64: {errors}. Limits "
-        f"measured in the same run: {rates}, {limits['bandwidth_gbs']:.0f} GB/s. `{report['command']}`."
-        f"{_missing(report)}"
-    )
+    return f"Largest relative error against float64: {errors}."
 
 
 def _missing(report: Report) -> str:
@@ -162,10 +175,14 @@ def _caption(report: Report) -> str:
         if case["model"] == "baseline"
         for name, peer in case["peers"].items()
     )
+    rates = limits.get("gflops_by_precision", {"float32": limits["gflops"]})  # the first reports had float32 alone
+    coarser = "".join(f", {rate:.0f} GFLOP/s {name}" for name, rate in rates.items() if name != "float32")
+    errors = f" {_errors(report)}" if coarser else ""
     return (
-        f"float32, {threads} threads of {report['machine']['device']}; {libraries}; commit {report['commit'][:10]}. "
-        f"Peers in multiples of our median, best in bold. Limits measured in the same run: {limits['gflops']:.0f} "
-        f"GFLOP/s ({limits['gflops_source']}), {limits['bandwidth_gbs']:.0f} GB/s. `{report['command']}`."
+        f"float32{' unless named' if coarser else ''}, {threads} threads of {report['machine']['device']}; "
+        f"{libraries}; commit {report['commit'][:10]}. Peers in multiples of our median, best in bold.{errors} Limits "
+        f"measured in the same run: {limits['gflops']:.0f} GFLOP/s ({limits['gflops_source']}){coarser}, "
+        f"{limits['bandwidth_gbs']:.0f} GB/s. `{report['command']}`."
         f"{context}{_missing(report)}"
     )
 

@@ -4,13 +4,33 @@ Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the ca
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Chain', 'CudaPlan', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_plans', 'gpu_description', 'instruction_set', 'instruction_sets', 'measure_peak', 'rollout_backward', 'rollout_forward', 'use_instruction_set']
+__all__: list[str] = ['Chain', 'CudaPlan', 'Direct', 'Method', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_plans', 'gpu_description', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'supports_bfloat16', 'tape_size', 'use_instruction_set']
+class Method:
+    """
+    A method's stages: (moves, coefficient) each, as Stage in hamiltorch/rollout.h.
+    """
+    def __init__(self, stages: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+        ...
 class Rollout:
     """
     A network, a method and the size of a rollout.
     """
-    def __init__(self, is_double: bool, dim: typing.SupportsInt | typing.SupportsIndex, condition_dim: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activation: typing.SupportsInt | typing.SupportsIndex, weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], stages: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], dt: typing.SupportsFloat | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, condition: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def __init__(self, is_double: bool, dim: typing.SupportsInt | typing.SupportsIndex, condition_dim: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activation: typing.SupportsInt | typing.SupportsIndex, weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], method: Method, dt: typing.SupportsFloat | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, condition: typing.SupportsInt | typing.SupportsIndex, bfloat16: bool) -> None:
         ...
+class Direct:
+    """
+    Rollouts of tensors on the CPU past torch's dispatcher: `exchange` is the tensor type's capsule of DLPack's C functions, or None where it has none.
+    """
+    def __init__(self, exchange: typing.Any, tensor: typing.Any, parameter: typing.Any) -> None:
+        ...
+    def rollout(self, weights: tuple, biases: tuple, activation: typing.SupportsInt | typing.SupportsIndex, method: Method, dt: typing.Any, condition: typing.Any, condition_dim: typing.SupportsInt | typing.SupportsIndex, bfloat16: bool, recording: bool, threads: typing.SupportsInt | typing.SupportsIndex, z0: typing.Any, steps: typing.Any, return_energy: bool, tape_bytes: typing.SupportsInt | typing.SupportsIndex) -> typing.Any:
+        """
+        (trajectory, energies or None, tape or None where it would take more than tape_bytes); None where an argument is not plain or does not fit. With `recording` a tensor that requires a gradient is not plain.
+        """
+    def rollout_backward(self, weights: tuple, biases: tuple, activation: typing.SupportsInt | typing.SupportsIndex, method: Method, dt: typing.Any, condition: typing.Any, condition_dim: typing.SupportsInt | typing.SupportsIndex, bfloat16: bool, recording: bool, threads: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.Any, tape: typing.Any, grad_trajectory: typing.Any, grad_energies: typing.Any) -> typing.Any:
+        """
+        Its adjoint: gradients by z0, dt, the weights, the biases and the condition, or None in the same cases.
+        """
 class CudaPlan:
     """
     One way to run a rollout on a GPU; see hamiltorch_ext.cuda_plans.
@@ -86,13 +106,29 @@ def measure_peak(threads: typing.SupportsInt | typing.SupportsIndex, seconds: ty
     """
     float32 multiply-add rate of `threads` threads in operations per second.
     """
-def rollout_backward(rollout: Rollout, trajectory: typing.SupportsInt | typing.SupportsIndex, grad_trajectory: typing.SupportsInt | typing.SupportsIndex, grad_energies: typing.SupportsInt | typing.SupportsIndex, grad_z0: typing.SupportsInt | typing.SupportsIndex, grad_dt: typing.SupportsInt | typing.SupportsIndex, grad_weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_condition: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+def measure_peak_bfloat16(threads: typing.SupportsInt | typing.SupportsIndex, seconds: typing.SupportsFloat | typing.SupportsIndex) -> float:
+    """
+    The same of bfloat16 pairs with float32 sums; 0 where the instruction set in use has none.
+    """
+def measure_read(threads: typing.SupportsInt | typing.SupportsIndex, bytes: typing.SupportsInt | typing.SupportsIndex, seconds: typing.SupportsFloat | typing.SupportsIndex) -> float:
+    """
+    Bytes per second at which `threads` threads read an array of `bytes` forth and back, each its own part.
+    """
+def rollout_backward(rollout: Rollout, trajectory: typing.SupportsInt | typing.SupportsIndex, tape: typing.SupportsInt | typing.SupportsIndex, grad_trajectory: typing.SupportsInt | typing.SupportsIndex, grad_energies: typing.SupportsInt | typing.SupportsIndex, grad_z0: typing.SupportsInt | typing.SupportsIndex, grad_dt: typing.SupportsInt | typing.SupportsIndex, grad_weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_condition: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     The adjoint of rollout_forward. Cotangents may be 0 for none; gradients are overwritten.
     """
-def rollout_forward(rollout: Rollout, z0: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.SupportsInt | typing.SupportsIndex, energies: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+def rollout_forward(rollout: Rollout, z0: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.SupportsInt | typing.SupportsIndex, energies: typing.SupportsInt | typing.SupportsIndex, tape: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    Roll out. z0 (batch, dim), trajectory (batch, steps + 1, dim), energies (batch, steps + 1) or 0.
+    Roll out. z0 (batch, dim), trajectory (batch, steps + 1, dim), energies (batch, steps + 1) or 0, tape (tape_size) or 0.
+    """
+def supports_bfloat16() -> bool:
+    """
+    Whether the instruction set in use multiplies bfloat16.
+    """
+def tape_size(rollout: Rollout) -> int:
+    """
+    Numbers on the tape that a rollout may leave for its adjoint.
     """
 def use_instruction_set(name: str) -> None:
     """

@@ -2,6 +2,9 @@
 
 Reads as an index of the native surface. Both operators are functional, and the backward of ``hamiltorch::rollout`` is
 an operator of its own, so that ``torch.compile`` traces them without looking inside.
+
+torch's dispatcher and its record of a Python operator take longer than a small rollout does. So where nothing watches
+the operators, ``direct_rollout`` goes past them, and ``rollout`` lets autograd record a function of its own.
 """
 
 from __future__ import annotations
@@ -10,18 +13,30 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+)
+from torch._C._autograd import _profiler_enabled
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from . import _C, _layer1, cuda_plans
 from ._addresses import address, contiguous
 from .activations import ACTIVATIONS
-from .integrators import integrator
+from .integrators import INTEGRATORS, integrator
 from .mlp import MLP
 
-__all__ = ["PRECISIONS", "rollout", "why_not_native"]
+__all__ = ["PRECISIONS", "check_precision", "direct_rollout", "rollout", "transformed", "why_not_native"]
 
 # Of the products, by device; float64 tensors are computed in float64 whichever is asked for.
-PRECISIONS = {"cpu": ("float32",), "cuda": ("float32", "tf32", "bfloat16")}
+PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16")}
+
+# Most that a recorded rollout on the CPU keeps for its backward pass; without it, that evaluates the network again.
+TAPE_BYTES = 1 << 30
 
 _library = torch.library.Library("hamiltorch", "DEF")
 _library.define(
@@ -33,8 +48,125 @@ _library.define(
     "Tensor[] biases, Tensor? condition, str activation, str method, str precision) "
     "-> (Tensor, Tensor, Tensor[], Tensor[], Tensor)"
 )
-rollout = torch.ops.hamiltorch.rollout.default
+_rollout = torch.ops.hamiltorch.rollout.default
 _rollout_backward = torch.ops.hamiltorch.rollout_backward.default
+
+_METHODS = {
+    name: _C.Method([(stage.mask, stage.coefficient) for stage in method.stages])
+    for name, method in INTEGRATORS.items()
+}
+_PLAIN = (Tensor, nn.Parameter)  # a subclass of either may compute what it likes
+_direct = _C.Direct(getattr(Tensor, "__dlpack_c_exchange_api__", None), *_PLAIN)
+
+
+def rollout(
+    mlp: MLP,
+    z0: Tensor,
+    dt: Tensor,
+    steps: int,
+    method: str,
+    condition: Tensor | None,
+    return_energy: bool,
+    precision: str,
+    recompute: bool,
+) -> tuple[Tensor, Tensor]:
+    """Trajectory and energies of z0 (batch, dim), differentiable; energies that nobody asked for are empty.
+
+    With ``recompute`` nothing but the trajectory is kept for the backward pass.
+    """
+    biases = [
+        weight.new_zeros(weight.shape[0]) if bias is None else bias
+        for weight, bias in zip(mlp.weights, mlp.biases, strict=True)
+    ]
+    if not _watched() and _to_be_recorded(z0, dt, condition, *mlp.weights, *biases):
+        tape_bytes = 0 if recompute else TAPE_BYTES
+        results = _Recorded.apply(
+            z0, dt, condition, mlp.activation, method, steps, return_energy, precision, tape_bytes,
+            *mlp.weights, *biases,
+        )  # fmt: skip
+    else:
+        results = _rollout(
+            z0, dt, list(mlp.weights), biases, condition, mlp.activation, method, steps, return_energy, precision
+        )
+    trajectory, energies = results
+    return trajectory, energies
+
+
+def direct_rollout(
+    mlp: MLP,
+    z0: Tensor,
+    dt: float | Tensor,
+    steps: int,
+    method: str,
+    condition: Tensor | None,
+    return_energy: bool,
+    precision: str,
+    tape_bytes: int = 0,
+) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+    """Trajectory of z0 (..., dim) on the CPU past torch's dispatcher; with ``return_energy`` also the energies.
+
+    Third comes the tape for the backward pass, if it takes no more than ``tape_bytes``. None in place of all where a
+    gradient has to be recorded, where something watches, and where anything is out of the ordinary: the arguments need
+    not have been checked.
+    """
+    if _watched():
+        return None
+    result: tuple[Tensor, Tensor | None, Tensor | None] | None = _direct.rollout(
+        mlp.weights,
+        mlp.biases,
+        ACTIVATIONS[mlp.activation].code,
+        _METHODS[method],
+        dt,
+        condition,
+        mlp.condition_dim,
+        precision == "bfloat16",
+        torch.is_grad_enabled(),
+        torch.get_num_threads(),
+        z0,
+        steps,
+        return_energy,
+        tape_bytes,
+    )
+    return result
+
+
+def check_precision(precision: str, z0: Tensor) -> None:
+    """ValueError where ``z0``'s device has no products of that precision."""
+    device = z0.device.type
+    known = PRECISIONS.get(device, ("float32",))
+    if precision not in known:
+        raise ValueError(f"precision must be one of {', '.join(known)} on {device}, got {precision!r}")
+    if device == "cpu" and precision == "bfloat16" and z0.dtype == torch.float32 and not _C.supports_bfloat16():
+        raise ValueError(
+            f"precision 'bfloat16' on a CPU needs AVX-512 BF16, got instruction set {_C.instruction_set()!r}"
+        )
+
+
+def transformed() -> bool:
+    """Whether a torch.func transform or forward-mode differentiation is going on."""
+    return _are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _watched() -> bool:
+    """Whether anything but autograd may want to see the operators."""
+    return (
+        is_compiling()
+        or transformed()
+        or _len_torch_dispatch_stack() > 0
+        or _len_torch_function_stack() > 0
+        or _get_tracing_state() is not None
+        or _profiler_enabled()
+    )
+
+
+def _to_be_recorded(*tensors: Tensor | None) -> bool:
+    """Whether autograd has to record what is done to these tensors, all plain or None."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    return (
+        torch.is_grad_enabled()
+        and any(tensor.requires_grad for tensor in given)
+        and all(type(tensor) in _PLAIN for tensor in given)
+    )
 
 
 def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
@@ -79,7 +211,9 @@ def _rollout_cpu(
     results = trajectory, energies = _empty_results(z0, steps, return_energy)
     z0 = z0.contiguous()
     call = _Call(z0, dt, weights, biases, condition, activation, method, steps, precision)
-    _C.rollout_forward(call.rollout, z0.data_ptr(), trajectory.data_ptr(), address(energies), torch.get_num_threads())
+    _C.rollout_forward(
+        call.rollout, z0.data_ptr(), trajectory.data_ptr(), address(energies), 0, torch.get_num_threads()
+    )
     return results
 
 
@@ -141,6 +275,7 @@ def _rollout_backward_cpu(
     _C.rollout_backward(
         call.rollout,
         trajectory.data_ptr(),
+        0,
         address(grad_trajectory),
         address(grad_energies),
         grad_z0.data_ptr(),
@@ -199,36 +334,99 @@ def _rollout_backward_fake(
     return _empty_gradients(trajectory, dt, weights, biases, condition)
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_for_backward(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor], tape: Tensor | None = None
+) -> None:
     _, dt, weights, biases, condition, ctx.activation, ctx.method, _, ctx.return_energy, ctx.precision = inputs
     ctx.layers = len(weights)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(output[0], dt, *weights, *biases, condition)
+    ctx.save_for_backward(output[0], dt, *weights, *biases, condition, tape)
 
 
 def _backward(ctx: Any, grad_trajectory: Tensor | None, grad_energies: Tensor | None) -> tuple[Any, ...]:
-    trajectory, dt, *parameters, condition = ctx.saved_tensors
-    weights, biases = parameters[: ctx.layers], parameters[ctx.layers :]
-    grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = _rollout_backward(
-        grad_trajectory,
-        grad_energies if ctx.return_energy else None,
-        trajectory,
-        dt,
-        weights,
-        biases,
-        condition,
-        ctx.activation,
-        ctx.method,
-        ctx.precision,
-    )
+    trajectory, dt, *parameters, condition, tape = ctx.saved_tensors
+    weights, biases = tuple(parameters[: ctx.layers]), tuple(parameters[ctx.layers :])
+    if not ctx.return_energy:
+        grad_energies = None
+    grads = None
+    if trajectory.is_cpu and not _watched():
+        grads = _direct.rollout_backward(
+            weights,
+            biases,
+            ACTIVATIONS[ctx.activation].code,
+            _METHODS[ctx.method],
+            dt,
+            condition,
+            0 if condition is None else condition.shape[1],
+            ctx.precision == "bfloat16",
+            torch.is_grad_enabled(),
+            torch.get_num_threads(),
+            trajectory,
+            tape,
+            contiguous(grad_trajectory),
+            contiguous(grad_energies),
+        )
+    if grads is None:
+        grads = _rollout_backward(
+            grad_trajectory,
+            grad_energies,
+            trajectory,
+            dt,
+            list(weights),
+            list(biases),
+            condition,
+            ctx.activation,
+            ctx.method,
+            ctx.precision,
+        )
+    grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = grads
     return (
         grad_z0,
         grad_dt,
-        grad_weights,
-        grad_biases,
+        list(grad_weights),
+        list(grad_biases),
         None if condition is None else grad_condition,
         *(None,) * 5,
     )
+
+
+class _Recorded(torch.autograd.Function):
+    """The rollout as autograd records it where nothing else watches, in a fraction of the operator's time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z0: Tensor,
+        dt: Tensor,
+        condition: Tensor | None,
+        activation: str,
+        method: str,
+        steps: int,
+        return_energy: bool,
+        precision: str,
+        tape_bytes: int,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """As the operator; ``parameters`` are the weights, then the biases."""
+        layers = len(parameters) // 2
+        weights, biases = parameters[:layers], parameters[layers:]
+        mlp = MLP(weights, biases, activation, 0 if condition is None else condition.shape[1])
+        result = direct_rollout(mlp, z0, dt, steps, method, condition, return_energy, precision, tape_bytes)
+        inputs = (z0, dt, list(weights), list(biases), condition, activation, method, steps, return_energy, precision)
+        output: tuple[Tensor, Tensor]
+        if result is None:
+            output, tape = _rollout(*inputs), None
+        else:
+            trajectory, energies, tape = result
+            output = trajectory, z0.new_empty(0) if energies is None else energies
+        _save_for_backward(ctx, inputs, output, tape)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        """The gradients in the order of ``forward``'s arguments."""
+        grad_z0, grad_dt, grad_weights, grad_biases, grad_condition, *others = _backward(ctx, *grads)
+        return grad_z0, grad_dt, grad_condition, *others, None, *grad_weights, *grad_biases
 
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> None:
@@ -278,10 +476,7 @@ def _check_call(
         raise ValueError(f"dt must be a 0-d tensor, got shape {tuple(dt.shape)}")
     if steps < 0:
         raise ValueError(f"steps must be zero or positive, got {steps}")
-    if precision not in PRECISIONS[z0.device.type]:
-        raise ValueError(
-            f"precision must be one of {', '.join(PRECISIONS[z0.device.type])} on {z0.device.type}, got {precision!r}"
-        )
+    check_precision(precision, z0)
     if len(weights) < 2 or len(biases) != len(weights):
         raise ValueError(f"weights and biases must be two or more each, got {len(weights)} and {len(biases)}")
     width = z0.shape[1]
@@ -346,9 +541,10 @@ class _Call:
             ACTIVATIONS[activation].code,
             [weight.data_ptr() for weight in self.weights],
             [bias.data_ptr() for bias in self.biases],
-            [(stage.mask, stage.coefficient) for stage in integrator(method).stages],
+            _METHODS[integrator(method).name],
             dt.item(),
             steps,
             batch,
             address(self.condition),
+            precision == "bfloat16" and z0.dtype == torch.float32,
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import _ops, reference
 from .integrators import integrator
-from .mlp import MLP, check_condition, describe
+from .mlp import MLP, HamiltonianMLP, check_condition, describe
 
 __all__ = ["euler_rollout", "leapfrog_rollout", "rollout"]
 
@@ -29,6 +29,7 @@ def rollout(
     condition: Tensor | None = ...,
     return_energy: Literal[False] = ...,
     precision: str = ...,
+    recompute: bool = ...,
     backend: str = ...,
 ) -> Tensor: ...
 @overload
@@ -42,6 +43,7 @@ def rollout(
     condition: Tensor | None = ...,
     return_energy: Literal[True],
     precision: str = ...,
+    recompute: bool = ...,
     backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def rollout(
@@ -54,6 +56,7 @@ def rollout(
     condition: Tensor | None = None,
     return_energy: bool = False,
     precision: str = "float32",
+    recompute: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Integrate Hamilton's equations of H from z0 and return every state.
@@ -68,8 +71,12 @@ def rollout(
         method: a name in ``hamiltorch_ext.integrators.INTEGRATORS``: "leapfrog" or "euler".
         condition: per-trajectory input of H, shape (..., condition_dim).
         return_energy: also return H at every state.
-        precision: arithmetic of the products with float32 inputs, whose sums and states stay float32: "float32", and on
-            CUDA also "tf32" (10 bits of mantissa) and "bfloat16" (7 bits). float64 inputs are computed in float64.
+        precision: arithmetic of the products with float32 inputs, whose sums and states stay float32: "float32",
+            "bfloat16" (7 bits of mantissa; on CPUs those with AVX-512 BF16), and on CUDA also "tf32" (10 bits). float64
+            inputs are computed in float64.
+        recompute: keep only the trajectory for the backward pass and evaluate the network again there: memory of
+            O(steps batch dim), for about a third more time. Otherwise a rollout on the CPU also keeps
+            O(steps batch sum(hidden)) numbers, if they take at most 1 GiB.
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
             native where the kernels know H and the device, else reference with a warning that says why.
 
@@ -81,15 +88,21 @@ def rollout(
         ValueError, TypeError: an argument's shape, dtype, device or value; the message names it.
     """
     integrator(method)
+    if type(H) is HamiltonianMLP and precision in _ops.PRECISIONS["cpu"] and backend in ("auto", "native"):
+        # Ahead of the checks, which take longer than a small rollout: what they would find is declined here.
+        mlp = describe(H)
+        if isinstance(mlp, MLP):
+            result = _ops.direct_rollout(mlp, z0, dt, steps, method, condition, return_energy, precision)
+            if result is not None:
+                trajectory, energies, _ = result
+                return trajectory if energies is None else (trajectory, energies)
     _check_state(z0)
     dt = _checked_dt(dt, z0)
     if isinstance(steps, bool) or not isinstance(steps, (numbers.Integral, torch.SymInt)):
         raise TypeError(f"steps must be an integer, got {type(steps).__name__}")
     if steps < 0:
         raise ValueError(f"steps must be zero or positive, got {steps}")
-    precisions = _ops.PRECISIONS.get(z0.device.type, ("float32",))
-    if precision not in precisions:
-        raise ValueError(f"precision must be one of {', '.join(precisions)} on {z0.device.type}, got {precision!r}")
+    _ops.check_precision(precision, z0)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
@@ -111,7 +124,7 @@ def rollout(
             reason = "torch.func transforms and forward-mode differentiation do not see through a native call"
         if reason is None:
             assert isinstance(mlp, MLP)
-            return _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision)
+            return _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision, recompute)
         if backend == "native":
             raise ValueError(f"backend='native' cannot run this rollout: {reason}")
         warnings.warn(f"running on the torch reference path, many times slower: {reason}", stacklevel=3)
@@ -132,6 +145,7 @@ def leapfrog_rollout(
     condition: Tensor | None = ...,
     return_energy: Literal[False] = ...,
     precision: str = ...,
+    recompute: bool = ...,
     backend: str = ...,
 ) -> Tensor: ...
 @overload
@@ -144,6 +158,7 @@ def leapfrog_rollout(
     condition: Tensor | None = ...,
     return_energy: Literal[True],
     precision: str = ...,
+    recompute: bool = ...,
     backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def leapfrog_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options: Any) -> Any:
@@ -166,6 +181,7 @@ def euler_rollout(
     condition: Tensor | None = ...,
     return_energy: Literal[False] = ...,
     precision: str = ...,
+    recompute: bool = ...,
     backend: str = ...,
 ) -> Tensor: ...
 @overload
@@ -178,6 +194,7 @@ def euler_rollout(
     condition: Tensor | None = ...,
     return_energy: Literal[True],
     precision: str = ...,
+    recompute: bool = ...,
     backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def euler_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options: Any) -> Any:
@@ -202,27 +219,26 @@ def _native(
     condition: Tensor | None,
     return_energy: bool,
     precision: str,
+    recompute: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
+    result = _ops.direct_rollout(mlp, z0, dt, steps, method, condition, return_energy, precision)
+    if result is not None:
+        trajectory, energies, _ = result
+        return trajectory if energies is None else (trajectory, energies)
     batch = z0.shape[:-1]
-    rows = z0.reshape(-1, mlp.dim) if z0.numel() else z0.new_empty(0, mlp.dim)
-    if condition is not None:
-        condition = condition.reshape(rows.shape[0], mlp.condition_dim)
-    biases = [
-        weight.new_zeros(weight.shape[0]) if bias is None else bias
-        for weight, bias in zip(mlp.weights, mlp.biases, strict=True)
-    ]
-    trajectory, energies = _ops.rollout(
-        rows, dt, list(mlp.weights), biases, condition, mlp.activation, method, steps, return_energy, precision
-    )
-    trajectory = trajectory.reshape(*batch, steps + 1, mlp.dim)
-    return (trajectory, energies.reshape(*batch, steps + 1)) if return_energy else trajectory
+    if len(batch) != 1:
+        z0 = z0.reshape(-1, mlp.dim) if z0.numel() else z0.new_empty(0, mlp.dim)
+        if condition is not None:
+            condition = condition.reshape(z0.shape[0], mlp.condition_dim)
+    trajectory, energies = _ops.rollout(mlp, z0, dt, steps, method, condition, return_energy, precision, recompute)
+    if len(batch) != 1:
+        trajectory = trajectory.reshape(*batch, steps + 1, mlp.dim)
+        energies = energies.reshape(*batch, steps + 1) if return_energy else energies
+    return (trajectory, energies) if return_energy else trajectory
 
 
 def _transformed() -> bool:
-    """Whether a torch.func transform or forward-mode differentiation is going on."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return not torch.compiler.is_compiling() and _ops.transformed()
 
 
 def _check_state(z0: Tensor) -> None:

@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from hamiltorch_ext import _layer1, _ops
+from hamiltorch_ext import _C, _layer1, _ops
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "emulator"
@@ -96,7 +96,12 @@ def emulated_gpu(emulator: Emulator | None = None) -> Iterator[None]:
             library.impl("rollout", rollout)
             library.impl("rollout_backward", rollout_backward)
         torch.use_deterministic_algorithms(True)  # fills what torch.empty returns
-        with mock.patch.dict(_ops.PRECISIONS, cpu=_ops.PRECISIONS["cuda"]):
+        no_short_cut = _C.Direct(None, Tensor, torch.nn.Parameter)
+        with (
+            mock.patch.dict(_ops.PRECISIONS, cpu=_ops.PRECISIONS["cuda"]),
+            mock.patch.object(_ops, "_direct", no_short_cut),
+            mock.patch.object(_C, "supports_bfloat16", return_value=True),
+        ):
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic)

@@ -92,7 +92,7 @@ def test_layout(run):
     assert report["machine"]["device"]
     assert report["machine"]["threads"]["torch"] == len(os.sched_getaffinity(0))
     assert report["limits"]["gflops"] > 0
-    assert report["limits"]["gflops_by_precision"] == {"float32": report["limits"]["gflops"]}
+    assert report["limits"]["gflops_by_precision"]["float32"] == report["limits"]["gflops"]
     assert report["limits"]["bandwidth_gbs"] > 0
     assert report["commit"]
     assert report["command"].startswith("python benchmarks/run.py --quick")
@@ -175,7 +175,7 @@ def test_help_and_bad_names(tmp_path):
     assert "rollout/small/b1" in unknown.stderr
     elsewhere = python(BENCHMARKS / "run.py", "--peers", "ours graph", cwd=tmp_path)
     assert elsewhere.returncode != 0
-    assert "not among those on cpu: ours, torch eager" in elsewhere.stderr
+    assert "not among those on cpu: ours, ours bf16, torch eager" in elsewhere.stderr
 
 
 def test_a_budget_that_is_spent_is_reported(modules, tmp_path, monkeypatch, capsys):
@@ -262,13 +262,14 @@ def test_coarser_arithmetic_has_a_wider_bound_and_nothing_passes_without_a_resul
     assert checker.allowed["tf32"] < checker.allowed["bfloat16"] < checker.error({"trajectory": 0 * trajectory})
 
 
-def gpu_report() -> dict:
-    def peer(microseconds: float, ours: float | None = 15.0, **fields: object) -> dict:
-        seconds = 1e-6 * microseconds
-        times = {"median_s": seconds, "q1_s": 0.9 * seconds, "q3_s": 1.1 * seconds, "gflops": 1.0, "error": 1e-7}
-        ratio = {} if ours is None else {"ratio_to_ours": microseconds / ours}
-        return {**times, "fraction_of_peak": 0.25, "precision": "float32", **ratio, **fields}
+def peer(microseconds: float, ours: float | None = 15.0, **fields: object) -> dict:
+    seconds = 1e-6 * microseconds
+    times = {"median_s": seconds, "q1_s": 0.9 * seconds, "q3_s": 1.1 * seconds, "gflops": 1.0, "error": 1e-7}
+    ratio = {} if ours is None else {"ratio_to_ours": microseconds / ours}
+    return {**times, "fraction_of_peak": 0.25, "precision": "float32", **ratio, **fields}
 
+
+def gpu_report() -> dict:
     common = {"kind": "rollout", "steps": 15, "baseline": None}
     return {
         "device": "cuda",
@@ -297,10 +298,14 @@ def gpu_report() -> dict:
     }  # fmt: skip
 
 
+def cells(*lines: str) -> dict[str, str]:
+    """A row of a Markdown table by its header."""
+    return dict(zip(*([cell.strip() for cell in line.strip("|").split("|")] for line in lines), strict=True))
+
+
 def test_gpu_table_gives_time_per_step_beside_the_plain_mlp(modules):
     header, _, row, _, caption = modules.table.markdown_table(gpu_report()).splitlines()
-    cells = dict(zip(*([cell.strip() for cell in line.strip("|").split("|")] for line in (header, row)), strict=True))
-    assert cells == {
+    assert cells(header, row) == {
         "case": "rollout/paper/b1",
         "ours, µs a step (quartiles)": "1 (0.9-1.1)",
         "of peak": "25%",
@@ -315,6 +320,62 @@ def test_gpu_table_gives_time_per_step_beside_the_plain_mlp(modules):
     assert "best other: torch analytic graph, 3.00 times" in modules.table.plain_table(gpu_report())
 
 
+def test_cpu_table_holds_ours_in_bfloat16_apart_from_the_peers(modules):
+    report = gpu_report()
+    report["device"] = "cpu"
+    report["limits"] = {
+        "gflops": 500.0, "gflops_source": "registers", "gflops_by_precision": {"float32": 500.0, "bfloat16": 900.0},
+        "bandwidth_gbs": 80.0,
+    }  # fmt: skip
+    case = {"kind": "rollout", "steps": 15, "baseline": None, "model": "hamiltonian", "refused": {}}
+    both = {"ours bf16": peer(7.5, precision="bfloat16", error=2e-3), "ours": peer(15.0), "torch eager": peer(150.0)}
+    report["cases"] = [
+        {**case, "name": "rollout/paper/b32", "peers": both},
+        {**case, "name": "rollout/small/b1", "peers": {"ours": peer(15.0), "torch eager": peer(30.0)}},
+    ]
+    header, line, paper, small, _, caption = modules.table.markdown_table(report).splitlines()
+    assert header.count("|") == line.count("|")
+    assert cells(header, paper) == {
+        "case": "rollout/paper/b32",
+        "ours, ms (quartiles)": "0.015 (0.0135-0.0165)",
+        "of peak": "25%",
+        "ours bf16, ms (/ ours, of peak)": "0.0075 (0.50x, 25%)",
+        "torch eager": "**10.00x**",
+    }
+    assert cells(header, small)["ours bf16, ms (/ ours, of peak)"] == "-"
+    for words in ("float32 unless named", "ours bf16 2e-03, ours 1e-07", "900 GFLOP/s bfloat16"):
+        assert words in caption
+
+
+def test_bfloat16_is_a_part_of_its_own_peak(modules, monkeypatch):
+    monkeypatch.setattr(modules.machine._C, "measure_peak_bfloat16", lambda threads, seconds: 7e12)
+    monkeypatch.setattr(modules.machine, "_copy_bandwidth", lambda device, seconds: 80.0)
+    limits = modules.machine.limits("cpu", 1, 0.001)
+    assert limits["gflops_by_precision"] == {"float32": limits["gflops"], "bfloat16": 7000.0}
+    ours = {"gflops": 1750.0, "precision": "bfloat16"}
+    modules.run._relate_to_limits({"limits": limits, "cases": [{"peers": {"ours bf16": ours}}]})
+    assert ours["fraction_of_peak"] == 0.25
+    monkeypatch.setattr(modules.machine._C, "measure_peak_bfloat16", lambda threads, seconds: 0.0)
+    assert modules.machine.peaks(1, 0.001).keys() == {"float32"}
+
+
+def test_bfloat16_on_the_cpu_runs_or_says_why_not(modules):
+    peers, cases = modules.peers.PEERS["cpu"], modules.cases.CASES["cpu"]
+    ours = peers["ours bf16"]
+    assert [name for name, case in cases.items() if ours.takes(case)] == [
+        "rollout/paper/b1", "rollout/paper/b32", "rollout/paper/b256", "rollout/paper/b2048",
+    ]  # fmt: skip
+    reason = ours.unavailable("cpu")
+    if reason is not None:
+        assert "bfloat16" in reason
+        return
+    failed = {}
+    case = dataclasses.replace(cases["rollout/paper/b32"], widths=(34, 40, 17, 1), batch=3, steps=2)
+    names = ("ours", "ours bf16")
+    found = modules.run._run(case, {name: peers[name] for name in names}, "cpu", modules.timing.Effort.quick(), failed)
+    assert (list(found["peers"]), found["refused"], failed) == (list(names), {}, {})
+
+
 def test_gpu_table_leaves_the_cpu_table_of_a_page_alone(modules, tmp_path):
     page, results = tmp_path / "page.md", tmp_path / "gpu.json"
     results.write_text(json.dumps(gpu_report()))
@@ -325,6 +386,107 @@ def test_gpu_table_leaves_the_cpu_table_of_a_page_alone(modules, tmp_path):
     assert modules.table.main([str(results), "--check", str(page)]) == 0
     assert page.read_text().startswith(cpu)
     assert "torch analytic graph" in page.read_text()
+
+
+@pytest.fixture(scope="module")
+def scaling(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scaling")
+    done = python(BENCHMARKS / "scaling.py", "--quick", "--output", "scaling.json", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout, json.loads((folder / "scaling.json").read_text())
+
+
+def test_scaling_layout(scaling):
+    _, printed, report = scaling
+    assert report["layout"] == 1
+    assert report["command"].startswith("python benchmarks/scaling.py --quick")
+    assert report["commit"]
+    assert report["refused"] == {}
+    threads = len(os.sched_getaffinity(0))
+    assert [peak["threads"] for peak in report["limits"]["peaks"]] == list(range(1, threads + 1))
+    assert all(peak["gflops"]["float32"] > 0 for peak in report["limits"]["peaks"])
+    assert all(read["gbs"] > 0 for read in report["limits"]["reads"])
+    assert (threads, 256 << 20) in [(read["threads"], read["bytes"]) for read in report["limits"]["reads"]]
+    found = {
+        against: [
+            (point["threads"], point["batch"], point["width"])
+            for point in report["points"]
+            if point["against"] == against and point["precision"] == "float32"
+        ]
+        for against in ("threads", "batch", "width")
+    }
+    assert found == {
+        "threads": [(n, batch, 512) for batch in (1, 8) for n in range(1, threads + 1)],
+        "batch": [(threads, batch, 512) for batch in (1, 2, 8)],
+        "width": [(threads, batch, width) for batch in (1, 8) for width in (16, 50)],
+    }
+    for point in report["points"]:
+        assert 0 < point["min_s"] <= point["q1_s"] <= point["median_s"] <= point["q3_s"]
+        assert point["error"] <= point["allowed_error"]
+        assert point["limit_s"] == max(point["arithmetic_s"], point["reading_s"])
+        assert point["fraction_of_limit"] == pytest.approx(point["limit_s"] / point["median_s"])
+    assert printed.count("us a step") == len(report["points"])
+
+
+def test_scaling_plot_is_made_and_the_same_again(scaling):
+    pytest.importorskip("matplotlib")
+    folder, _, _ = scaling
+    for name in ("one.png", "two.png"):
+        done = python(BENCHMARKS / "plot.py", "scaling.json", name, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    assert (folder / "one.png").stat().st_size > 5000
+    assert (folder / "one.png").read_bytes() == (folder / "two.png").read_bytes()
+
+
+def test_scaling_counts_work_as_the_cases_do(modules):
+    paper = modules.cases.CASES["cpu"]["rollout/paper/b32"]
+    point = modules.scaling.Point("batch", 2, 32, 512, "float32")
+    assert (point.case.widths, point.case.flop) == (paper.widths, paper.flop)
+    assert point.weight_bytes == 4 * (1024 * 512 + 512 * 512 + 512 * 256 + 256)
+    assert point.bytes_read == 4 * paper.steps * 6 * (512 * 512 + 512 * 512 + 512 * 256 + 256)
+    assert dataclasses.replace(point, precision="bfloat16").bytes_read == point.bytes_read / 2
+    assert dataclasses.replace(point, batch=1).bytes_read == point.bytes_read
+
+
+def test_a_limit_is_the_slower_of_arithmetic_and_reading_at_the_best_rates(modules, monkeypatch):
+    rates = iter((2.0, 1.0))
+    monkeypatch.setattr(modules.scaling.machine, "peaks", lambda threads, seconds: {"float32": next(rates)})
+    monkeypatch.setattr(modules.scaling.machine, "read_bandwidth", lambda threads, size, seconds: 3.0)
+    one, many = (modules.scaling.Point("batch", 2, batch, 512, "float32") for batch in (1, 256))
+    limits = modules.scaling.Limits(0.0)
+    for _ in range(2):
+        limits.measure([one, many])
+    for point in (one, many):
+        found = limits.of(point)
+        assert found["arithmetic_s"] == pytest.approx(point.case.flop / 2e9)
+        assert found["reading_s"] == pytest.approx(point.bytes_read / 3e9)
+    assert limits.of(one)["limit_s"] == limits.of(one)["reading_s"]
+    assert limits.of(many)["limit_s"] == limits.of(many)["arithmetic_s"]
+
+
+def test_scaling_times_no_wrong_result(modules, monkeypatch):
+    monkeypatch.setattr(modules.scaling.Checker, "error", lambda self, results: float("nan"))
+    refused = {}
+    curve = [modules.scaling.Point("width", 1, 1, 16, "float32")]
+    assert modules.scaling._timed(curve, modules.timing.Effort.quick(), refused) == {}
+    assert list(refused) == ["width 16, batch 1, 1 threads, float32"]
+
+
+def test_scaling_explains_itself(tmp_path):
+    helped = python(BENCHMARKS / "scaling.py", "--help", cwd=tmp_path)
+    assert helped.returncode == 0
+    assert all(word in helped.stdout for word in ("--quick", "--output", "--threads", "2w-w-w-w/2-1"))
+
+
+def test_every_instruction_set_measures_reads_of_any_size(modules):
+    native = modules.machine._C
+    used = native.instruction_set()
+    try:
+        for name in native.instruction_sets():
+            native.use_instruction_set(name)
+            assert all(modules.machine.read_bandwidth(2, size, 0.001) > 0 for size in (1, 1000, 4096, 3 << 20))
+    finally:
+        native.use_instruction_set(used)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def _peer(module: ModuleType, options: dict[str, str] | None = None, replayed: b
 PEERS = {
     "cpu": {
         "ours": _peer(ours),
+        "ours bf16": _peer(ours, {"precision": "bfloat16"}, precision="bfloat16", cases=("rollout/paper/*",)),
         "torch eager": _peer(eager),
         "torch analytic": _peer(analytic),
         "torch.compile": _peer(compiled),

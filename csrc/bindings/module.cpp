@@ -3,9 +3,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -17,49 +19,16 @@
 #include "../cpu/parallel.h"
 #include "addresses.h"
 #include "chain.h"
+#include "direct.h"
 #include "hamiltorch/device.h"
 #include "hamiltorch/rollout.h"
+#include "method.h"
+#include "run.h"
 
 namespace py = pybind11;
 
 namespace hamiltorch {
 namespace {
-
-// One buffer per calling thread, kept between calls while it is of modest size: fresh pages cost more than small
-// rollouts do.
-class Workspace {
- public:
-  void* at_least(size_t size) {
-    if (size > size_) {
-      buffer_.reset();
-      size_ = 0;
-      const size_t rounded = (size + 4095) / 4096 * 4096;
-      buffer_.reset(std::aligned_alloc(4096, rounded));
-      if (!buffer_) throw std::bad_alloc();
-      size_ = rounded;
-    }
-    return buffer_.get();
-  }
-
-  void trim() {
-    if (size_ <= kKept) return;
-    buffer_.reset();
-    size_ = 0;
-  }
-
- private:
-  static constexpr size_t kKept = size_t{64} << 20;
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  std::unique_ptr<void, Free> buffer_;
-  size_t size_ = 0;
-};
-
-Workspace& workspace() {
-  static thread_local Workspace instance;
-  return instance;
-}
 
 // The network and the method as Python describes them; T is known only when it runs.
 struct Description {
@@ -68,49 +37,46 @@ struct Description {
   std::vector<int64_t> widths;
   int32_t activation;
   std::vector<Address> weights, biases;
-  std::vector<std::pair<int32_t, double>> stages;
+  Method method;
   double dt;
   int64_t steps, batch;
   Address condition;
+  bool bfloat16;
 };
 
 template <class T>
-struct Prepared {
+struct Native {
   std::vector<T*> weights, biases;
-  std::vector<Stage> stages;
   Rollout<T> rollout;
 
-  explicit Prepared(const Description& d) : weights(pointers<T>(d.weights)), biases(pointers<T>(d.biases)) {
+  explicit Native(const Description& d) : weights(pointers<T>(d.weights)), biases(pointers<T>(d.biases)) {
     if (!std::isfinite(d.dt)) throw py::value_error("dt must be finite, got " + std::to_string(d.dt));
     if (d.activation < 0 || d.activation >= kActivations)
       throw py::value_error("activation must be a code below " + std::to_string(kActivations) + ", got " +
                             std::to_string(d.activation));
     if (weights.size() != d.widths.size() + 1 || biases.size() != weights.size() || d.widths.empty() ||
-        d.stages.empty())
+        d.method.stages.empty())
       throw py::value_error("weights and biases must be one more than hidden widths, and there must be a stage");
-    for (const auto& [moves, coefficient] : d.stages) stages.push_back({moves, coefficient});
     rollout = {{d.dim, d.condition_dim, static_cast<int64_t>(d.widths.size()), static_cast<Activation>(d.activation),
                 d.widths.data(), weights.data(), biases.data()},
-               stages.data(),
-               static_cast<int64_t>(stages.size()),
+               d.method.stages.data(),
+               static_cast<int64_t>(d.method.stages.size()),
                static_cast<T>(d.dt),
                d.steps,
                d.batch,
-               pointer<T>(d.condition)};
+               pointer<T>(d.condition),
+               d.bfloat16};
+    if (d.bfloat16 && (sizeof(T) != sizeof(float) || !supports_bfloat16()))
+      throw py::value_error("precision bfloat16 needs float32 arguments and a processor with AVX-512 BF16");
   }
 };
 
 template <class T>
-void forward(const Description& description, Address z0, Address trajectory, Address energies, int threads) {
-  const Prepared<T> prepared(description);
-  const ForwardArrays<T> arrays = {pointer<T>(z0), pointer<T>(trajectory), pointer<T>(energies)};
-  const py::gil_scoped_release release;
-  Status status;
-  do {  // asked again where another thread chose another instruction set in between
-    const size_t size = forward_workspace(prepared.rollout, threads);
-    status = rollout_forward(prepared.rollout, arrays, threads, workspace().at_least(size), size);
-  } while (status == Status::kWorkspaceTooSmall);
-  workspace().trim();
+void forward(const Description& description, Address z0, Address trajectory, Address energies, Address tape,
+             int threads) {
+  const Native<T> native(description);
+  run_forward<T>(native.rollout, {pointer<T>(z0), pointer<T>(trajectory), pointer<T>(energies), pointer<T>(tape)},
+                 threads);
 }
 
 struct Gradients {
@@ -120,27 +86,15 @@ struct Gradients {
 };
 
 template <class T>
-void backward(const Description& description, Address trajectory, Address grad_trajectory, Address grad_energies,
-              const Gradients& gradients, int threads) {
-  const Prepared<T> prepared(description);
+void backward(const Description& description, Address trajectory, Address tape, Address grad_trajectory,
+              Address grad_energies, const Gradients& gradients, int threads) {
+  const Native<T> native(description);
   const std::vector<T*> weights = pointers<T>(gradients.weights), biases = pointers<T>(gradients.biases);
-  const BackwardArrays<T> arrays = {
-      pointer<T>(trajectory),
-      pointer<T>(grad_trajectory),
-      pointer<T>(grad_energies),
-      pointer<T>(gradients.z0),
-      pointer<T>(gradients.dt),
-      weights.data(),
-      biases.data(),
-      pointer<T>(gradients.condition),
-  };
-  const py::gil_scoped_release release;
-  Status status;
-  do {
-    const size_t size = backward_workspace(prepared.rollout, threads);
-    status = rollout_backward(prepared.rollout, arrays, threads, workspace().at_least(size), size);
-  } while (status == Status::kWorkspaceTooSmall);
-  workspace().trim();
+  run_backward<T>(native.rollout,
+                  {pointer<T>(trajectory), pointer<T>(tape), pointer<T>(grad_trajectory), pointer<T>(grad_energies),
+                   pointer<T>(gradients.z0), pointer<T>(gradients.dt), weights.data(), biases.data(),
+                   pointer<T>(gradients.condition)},
+                  threads);
 }
 
 std::vector<std::string> instruction_sets() {
@@ -151,30 +105,51 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-// Floating-point operations per second that `threads` threads reach in multiply-adds on registers for about `seconds`.
-double measure_peak(int threads, double seconds) {
+// How much `threads` threads do in a second: each calls `work(index)`, which says how much it did, for about `seconds`.
+double measure_rate(int threads, double seconds, const std::function<double(int)>& work) {
   struct Job {
-    const Implementation* implementation;
+    const std::function<double(int)>& work;
     double seconds;
     std::vector<double> rates;
-  } job = {&active_implementation(), seconds, std::vector<double>(static_cast<size_t>(threads), 0.0)};
+  } job = {work, seconds, std::vector<double>(static_cast<size_t>(threads), 0.0)};
   const py::gil_scoped_release release;
   parallel(
       threads,
       [](void* context, int index) {
         Job& mine = *static_cast<Job*>(context);
         const auto start = std::chrono::steady_clock::now();
-        double operations = 0, elapsed = 0;
+        double done = 0, elapsed = 0;
         do {
-          operations += mine.implementation->multiply_add(1 << 16);
+          done += mine.work(index);
           elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         } while (elapsed < mine.seconds);
-        mine.rates[static_cast<size_t>(index)] = operations / elapsed;
+        mine.rates[static_cast<size_t>(index)] = done / elapsed;
       },
       &job);
   double total = 0;
   for (const double rate : job.rates) total += rate;
   return total;
+}
+
+double measure_peak(double (*multiply_add)(int64_t), int threads, double seconds) {
+  return measure_rate(threads, seconds, [multiply_add](int) { return multiply_add(1 << 16); });
+}
+
+double measure_read(int threads, size_t bytes, double seconds) {
+  constexpr int64_t kAtLeast = 1 << 18;  // floats at a time: reading fewer would measure the clock
+  const Implementation& implementation = active_implementation();
+  const int64_t unit = threads * kReadUnit * static_cast<int64_t>(sizeof(float));
+  const int64_t each = (static_cast<int64_t>(std::max<size_t>(bytes, 1)) + unit - 1) / unit * kReadUnit;  // floats
+  const int64_t times = std::max<int64_t>(1, kAtLeast / (2 * each));
+  float* values = static_cast<float*>(workspace().at_least(static_cast<size_t>(each * threads) * sizeof(float)));
+  std::fill_n(values, each * threads, 1.0f);
+  const double rate = measure_rate(threads, seconds, [&](int index) {
+    volatile float sink = implementation.read(values + index * each, each, times);
+    static_cast<void>(sink);
+    return static_cast<double>(2 * each * times) * sizeof(float);
+  });
+  workspace().trim();
+  return rate;
 }
 
 py::dict cuda() {
@@ -199,49 +174,63 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.doc() = "Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the caller keeps alive.";
   m.attr("__version__") = HAMILTORCH_VERSION;
 
+  py::class_<Method>(m, "Method", "A method's stages: (moves, coefficient) each, as Stage in hamiltorch/rollout.h.")
+      .def(py::init<const std::vector<std::pair<int32_t, double>>&>(), py::arg("stages"));
+
   py::class_<Description>(m, "Rollout", "A network, a method and the size of a rollout.")
-      .def(py::init([](bool is_double, int64_t dim, int64_t condition_dim, std::vector<int64_t> widths,
-                       int32_t activation, std::vector<Address> weights, std::vector<Address> biases,
-                       std::vector<std::pair<int32_t, double>> stages, double dt, int64_t steps, int64_t batch,
-                       Address condition) {
-             return Description{is_double,
-                                dim,
-                                condition_dim,
-                                std::move(widths),
-                                activation,
-                                std::move(weights),
-                                std::move(biases),
-                                std::move(stages),
-                                dt,
-                                steps,
-                                batch,
-                                condition};
-           }),
-           py::arg("is_double"), py::arg("dim"), py::arg("condition_dim"), py::arg("widths"), py::arg("activation"),
-           py::arg("weights"), py::arg("biases"), py::arg("stages"), py::arg("dt"), py::arg("steps"), py::arg("batch"),
-           py::arg("condition"));
+      .def(
+          py::init([](bool is_double, int64_t dim, int64_t condition_dim, std::vector<int64_t> widths,
+                      int32_t activation, std::vector<Address> weights, std::vector<Address> biases,
+                      const Method& method, double dt, int64_t steps, int64_t batch, Address condition, bool bfloat16) {
+            return Description{is_double,
+                               dim,
+                               condition_dim,
+                               std::move(widths),
+                               activation,
+                               std::move(weights),
+                               std::move(biases),
+                               method,
+                               dt,
+                               steps,
+                               batch,
+                               condition,
+                               bfloat16};
+          }),
+          py::arg("is_double"), py::arg("dim"), py::arg("condition_dim"), py::arg("widths"), py::arg("activation"),
+          py::arg("weights"), py::arg("biases"), py::arg("method"), py::arg("dt"), py::arg("steps"), py::arg("batch"),
+          py::arg("condition"), py::arg("bfloat16"));
 
   m.def(
-      "rollout_forward",
-      [](const Description& rollout, Address z0, Address trajectory, Address energies, int threads) {
-        (rollout.is_double ? forward<double> : forward<float>)(rollout, z0, trajectory, energies, threads);
+      "tape_size",
+      [](const Description& rollout) {
+        return rollout.is_double ? tape_size(Native<double>(rollout).rollout)
+                                 : tape_size(Native<float>(rollout).rollout);
       },
-      "Roll out. z0 (batch, dim), trajectory (batch, steps + 1, dim), energies (batch, steps + 1) or 0.",
-      py::arg("rollout"), py::arg("z0"), py::arg("trajectory"), py::arg("energies"), py::arg("threads"));
+      "Numbers on the tape that a rollout may leave for its adjoint.", py::arg("rollout"));
+  m.def(
+      "rollout_forward",
+      [](const Description& rollout, Address z0, Address trajectory, Address energies, Address tape, int threads) {
+        (rollout.is_double ? forward<double> : forward<float>)(rollout, z0, trajectory, energies, tape, threads);
+      },
+      "Roll out. z0 (batch, dim), trajectory (batch, steps + 1, dim), energies (batch, steps + 1) or 0, tape "
+      "(tape_size) or 0.",
+      py::arg("rollout"), py::arg("z0"), py::arg("trajectory"), py::arg("energies"), py::arg("tape"),
+      py::arg("threads"));
   m.def(
       "rollout_backward",
-      [](const Description& rollout, Address trajectory, Address grad_trajectory, Address grad_energies,
+      [](const Description& rollout, Address trajectory, Address tape, Address grad_trajectory, Address grad_energies,
          Address grad_z0, Address grad_dt, std::vector<Address> grad_weights, std::vector<Address> grad_biases,
          Address grad_condition, int threads) {
         const Gradients gradients = {grad_z0, grad_dt, std::move(grad_weights), std::move(grad_biases), grad_condition};
-        (rollout.is_double ? backward<double> : backward<float>)(rollout, trajectory, grad_trajectory, grad_energies,
-                                                                 gradients, threads);
+        (rollout.is_double ? backward<double> : backward<float>)(rollout, trajectory, tape, grad_trajectory,
+                                                                 grad_energies, gradients, threads);
       },
       "The adjoint of rollout_forward. Cotangents may be 0 for none; gradients are overwritten.", py::arg("rollout"),
-      py::arg("trajectory"), py::arg("grad_trajectory"), py::arg("grad_energies"), py::arg("grad_z0"),
+      py::arg("trajectory"), py::arg("tape"), py::arg("grad_trajectory"), py::arg("grad_energies"), py::arg("grad_z0"),
       py::arg("grad_dt"), py::arg("grad_weights"), py::arg("grad_biases"), py::arg("grad_condition"),
       py::arg("threads"));
 
+  bind_direct(m);
   bind_chain(m);
 
   m.def("instruction_sets", &instruction_sets, "Instruction sets that this processor runs, widest last.");
@@ -255,7 +244,21 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
         throw py::value_error("instruction set must be one of " + known + " on this processor, got " + name);
       },
       "Choose the instruction set of all further calls.", py::arg("name"));
-  m.def("measure_peak", &measure_peak, "float32 multiply-add rate of `threads` threads in operations per second.",
-        py::arg("threads"), py::arg("seconds"));
+  m.def(
+      "measure_peak",
+      [](int threads, double seconds) { return measure_peak(active_implementation().multiply_add, threads, seconds); },
+      "float32 multiply-add rate of `threads` threads in operations per second.", py::arg("threads"),
+      py::arg("seconds"));
+  m.def(
+      "measure_peak_bfloat16",
+      [](int threads, double seconds) {
+        return supports_bfloat16() ? measure_peak(active_implementation().multiply_add_bfloat16, threads, seconds) : 0;
+      },
+      "The same of bfloat16 pairs with float32 sums; 0 where the instruction set in use has none.", py::arg("threads"),
+      py::arg("seconds"));
+  m.def("measure_read", &measure_read,
+        "Bytes per second at which `threads` threads read an array of `bytes` forth and back, each its own part.",
+        py::arg("threads"), py::arg("bytes"), py::arg("seconds"));
+  m.def("supports_bfloat16", &supports_bfloat16, "Whether the instruction set in use multiplies bfloat16.");
   m.def("cuda", &cuda, "What the CUDA part can say: architectures built, device 0, or why there is none.");
 }

@@ -1,4 +1,19 @@
 // Activations on vectors: value, first and second derivative from one shared exponential (or sine and cosine).
+//
+// Errors against the exact functions stay below these, in units of the last place of the result, on every instruction
+// set; csrc/tests/activation_test.cpp holds them to it.
+//
+//                float32: value  first  second     float64: value  first  second
+//     softplus            2      2      3.25                2      2      3.25
+//     tanh                1.5    2.25   3.25                1.5    2.5    3.5
+//     silu                2.75   3.75   4.5                 2.75   3.75   5.25
+//     gelu                2      2      3.5                 2.25   2.25   3.5
+//     sin                 2      2      2                   2      2      2
+//
+// Where a derivative of silu or gelu changes sign, between |a| = 1/4 and 4, the unit is at least that of 1/4. gelu for
+// a < -1/2, and its second derivative for |a| > 1/2, is off by 4.5 (float64: 6.5) + a^2 / 2: what rounding a^2 does to
+// its exponential. Results below 2^-119 (float64: 2^-1012) may be flushed to zero. Softplus is torch's: the identity
+// above 20, which in float32 makes no difference to value and first derivative.
 #pragma once
 #include "hamiltorch/mlp.h"
 #include "vector.h"
@@ -6,126 +21,153 @@
 namespace hamiltorch {
 namespace {
 
-// Per-precision constants. Series are Taylor's, cut where the next term is below half an ulp on the reduced range; the
-// scaled complementary error function is interpolated at Chebyshev nodes (csrc/cpu/fit_erfc.py prints the numbers).
+// Per-precision constants. Of the polynomials, csrc/cpu/fit_activations.py says what they are and prints them.
 template <class T>
 struct Constants;
 template <>
 struct Constants<float> {
-  static constexpr int kMantissaBits = 23, kExponentBias = 127;
-  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  static constexpr float kExpMin = -87.0f, kExpMax = 88.0f;
+  static constexpr int kMantissaBits = 23;
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; 127 more makes it a biased exponent there.
+  static constexpr float kRound = 12582912.0f, kRoundBiased = 12583039.0f;
+  static constexpr float kExpMin = -87.3f;  // the exponential is a normal number from here
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  static constexpr int kExpTerms = 8, kLogTerms = 8, kSinTerms = 5;
-  static constexpr float kHalfPi[3] = {1.5703125f, 4.837512969970703125e-4f, 7.54978995489188216e-8f};
-  static constexpr float kMaxReduced = 8192.0f;
-  static constexpr float kErfcScale = 2.0f;
-  static constexpr float kErfc[] = {1.2769783907971164f,     -0.0927639180787554f,   -0.1660312703474525f,
-                                    0.16405369934148734f,    -0.054206034000196586f, -0.008048552250709405f,
-                                    0.008640511788759917f,   0.00128473429232426f,   -0.0012518441649415361f,
-                                    -0.0003758978723736679f, 2.0319588536538246e-05f};
+  static constexpr float kExp[] = {0.166665341f, 0.0416672376f, 0.00836747570f, 0.00138637887f};
+  static constexpr float kLog[] = {0.378139559f,   -0.179224886f, 0.0932318561f,   -0.0510890592f, 0.0289049993f,
+                                   -0.0166569847f, 0.0101777043f, -0.00693069836f, 0.00331847730f};
+  static constexpr float kTanh[] = {-0.333329466f, 0.133207251f, -0.0526718168f, 0.0164375872f};
+  static constexpr float kSin[] = {-0.166666546f, 0.00833216076f, -0.000195152834f};
+  static constexpr float kCos[] = {0.0416666457f, -0.00138873163f, 2.44331572e-05f};
+  static constexpr float kNormal[] = {0.398942153f, -0.0664881962f, 0.00996239667f, -0.00116311496f, 9.15124263e-05f};
+  static constexpr float kMills[] = {0.729083698f,   -0.509331913f,  0.230016749f,    -0.0472649832f,
+                                     -0.0104442275f, 0.00698202966f, 0.000909007156f, -0.00101963117f};
+  static constexpr float kMillsCentre = 3.0f;
+  // pi/2 in three parts: the first two carry 16 bits at most, so that n times them is exact for |n| < 2^8.
+  static constexpr float kHalfPi[] = {1.57080078125f, -4.454399459064007e-06f, -5.564431554416771e-11f};
+  static constexpr float kMaxReduced = 200.0f;
 };
 template <>
 struct Constants<double> {
-  static constexpr int kMantissaBits = 52, kExponentBias = 1023;
-  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  static constexpr double kExpMin = -708.0, kExpMax = 709.0;
+  static constexpr int kMantissaBits = 52;
+  static constexpr double kRound = 6755399441055744.0, kRoundBiased = 6755399441056767.0;  // 1.5 * 2^52, and 1023 more
+  static constexpr double kExpMin = -708.3;
   static constexpr double kLn2High = 6.93147180369123816490e-01, kLn2Low = 1.90821492927058770002e-10;
-  static constexpr int kExpTerms = 14, kLogTerms = 17, kSinTerms = 9;
-  // pi/2 in three parts: the first two carry 33 bits each, so that n times them is exact for |n| < 2^20.
-  static constexpr double kHalfPi[3] = {1.57079632673412561417e+00, 6.07710050630396597660e-11,
-                                        2.02226624879595063154e-21};
+  static constexpr double kExp[] = {0.16666666666666433,    0.041666666666603999,   0.0083333333334999257,
+                                    0.0013888888926778112,  0.00019841269466404709, 2.4801508707478917e-05,
+                                    2.7557640762962249e-06, 2.7625176146597155e-07, 2.4978390440803800e-08};
+  static constexpr double kLog[] = {
+      0.37813956756734246,    -0.17922493693603719,    0.093230366363669034,   -0.051083446105400221,
+      0.028943183164417109,   -0.016788742491280411,   0.0099099007669719262,  -0.0059290115608373450,
+      0.0035856647737160709,  -0.0021876475782593358,  0.0013445311756187868,  -0.00083134301882038537,
+      0.00051653909391432802, -0.00032346595591859558, 0.00020487933178559283, -0.00012544915778810110,
+      7.1087149025924039e-05, -5.2744949567690180e-05, 5.1126815217853121e-05, -2.5330063045476008e-05};
+  static constexpr double kTanh[] = {-0.33333333333332316,   0.13333333333168701,    -0.053968253876077267,
+                                     0.021869485974772351,   -0.0088631945038253872, 0.0035917196960004931,
+                                     -0.0014532167510707200, 0.00057913700163988514, -0.00021030237842062670,
+                                     5.1021464189498070e-05};
+  static constexpr double kSin[] = {-0.16666666666666630,   0.0083333333333221182,   -0.00019841269829589514,
+                                    2.7557313621378277e-06, -2.5050747761940476e-08, 1.5896230117917538e-10};
+  static constexpr double kCos[] = {0.041666666666666595,    -0.0013888888888873056, 2.4801587288851700e-05,
+                                    -2.7557314179297407e-07, 2.0875700842216908e-09, -1.1358536540291391e-11};
+  static constexpr double kNormal[] = {0.39894228040143270,     -0.066490380066905316,   0.0099735570100328175,
+                                       -0.0011873282154467209,  0.00011543468740262956,  -9.4446554256437069e-06,
+                                       6.6596724313970022e-07,  -4.1223152350855519e-08, 2.2696616370864569e-09,
+                                       -1.1031143268960276e-10, 4.0115170887537350e-12};
+  static constexpr double kMills[] = {
+      0.76919304975006297,     -0.66538250289005785,   0.49530561596998235,     -0.31353315667116227,
+      0.16502036616996701,     -0.069118638711238300,  0.020795066810998318,    -0.0029933766932767349,
+      -0.00079786954627587467, 0.00054489841157667957, -5.9374614414898968e-05, -4.9759576280081674e-05,
+      1.6676173702334103e-05,  3.9711879180368432e-06, -2.7553491373429390e-06, -3.1910111016527068e-07,
+      4.1028911259328073e-07,  2.4256192602133448e-08, -4.5542206403022900e-08};
+  static constexpr double kMillsCentre = 5.0;
+  // The first two parts carry 33 bits each: exact for |n| < 2^20.
+  static constexpr double kHalfPi[] = {1.57079632673412561417e+00, 6.07710050630396597660e-11,
+                                       2.02226624879595063154e-21};
   static constexpr double kMaxReduced = 1.0e6;
-  static constexpr double kErfcScale = 3.75;
-  static constexpr double kErfc[] = {
-      1.2375126308378275,     -0.1402405985855467,    0.003585415485463297,    0.08227673849011403,
-      -0.10880393014168528,   0.0923043211614774,     -0.058693398590904264,   0.02836227740102912,
-      -0.009746579546764526,  0.001755626014932829,   0.00029371362337406084,  -0.00029015496980854525,
-      5.164908072285061e-05,  2.2387333351774618e-05, -1.1443386715647735e-05, -9.804551146365724e-07,
-      1.7486585524429924e-06, -4.760016599968858e-08, -2.529623443943851e-07,  1.5447520210241472e-08,
-      3.285862244913645e-08,  -6.593472109737e-10,    -2.337706312522679e-09};
 };
 
 template <class T>
-HAMILTORCH_INLINE Vec<T> absolute(const Vec<T>& a) {
-  return a < 0 ? -a : a;
-}
-
-// Where a number is not one, it stays so through every function below: comparisons are arranged to pass NaN on.
-template <class T>
-HAMILTORCH_INLINE Vec<T> clamp(const Vec<T>& a, T low, T high) {
-  const Vec<T> above = a < low ? broadcast(low) : a;
-  return above > high ? broadcast(high) : above;
-}
-
-template <class T, int count>
-struct InverseFactorials {
-  T values[count + 1];
-  constexpr InverseFactorials() : values() {
-    double factor = 1;
-    for (int k = 0; k <= count; factor /= ++k) values[k] = static_cast<T>(factor);
-  }
-};
-
-// exp(r) - 1 on the reduced range, and the power of two that goes with it.
-template <class T>
-struct Exponential {
-  Vec<T> fraction;  // exp(r) - 1, |r| <= ln(2) / 2
-  Vec<T> power;     // 2^n
-};
+using Bits = typename Simd<T>::Bits;
 
 template <class T>
-HAMILTORCH_INLINE Exponential<T> reduce_exponential(const Vec<T>& x) {
-  using C = Constants<T>;
-  const Vec<T> a = clamp<T>(x, C::kExpMin, C::kExpMax);
-  const Vec<T> shifted = a * static_cast<T>(1.4426950408889634) + C::kRound;
-  const Vec<T> n = shifted - C::kRound;
-  const Vec<T> r = (a - n * C::kLn2High) - n * C::kLn2Low;
-  // Horner on 1/k!, highest first; the leading r stays outside to keep the relative error of exp(r) - 1 small.
-  constexpr InverseFactorials<T, C::kExpTerms> table;
-  Vec<T> sum = broadcast(table.values[C::kExpTerms]);
-#pragma GCC unroll 16
-  for (int k = C::kExpTerms - 1; k >= 2; --k) sum = sum * r + table.values[k];
-  typename Simd<T>::Bits bits;
-  __builtin_memcpy(&bits, &shifted, sizeof(bits));
-  bits = (bits + C::kExponentBias) << C::kMantissaBits;
-  Vec<T> power;
-  __builtin_memcpy(&power, &bits, sizeof(power));
-  // Below the range the result is zero, not the smallest number: a factor that grows must not bring it back.
-  return {r + (r * r) * sum, x < C::kExpMin ? Vec<T>{} : power};
+HAMILTORCH_INLINE Bits<T> bits_of(const Vec<T>& a) {
+  Bits<T> bits;
+  __builtin_memcpy(&bits, &a, sizeof(bits));
+  return bits;
 }
 
 template <class T>
-HAMILTORCH_INLINE Vec<T> exponential(const Vec<T>& x) {
-  const Exponential<T> e = reduce_exponential<T>(x);
-  return e.power + e.power * e.fraction;
+HAMILTORCH_INLINE Vec<T> from_bits(const Bits<T>& bits) {
+  Vec<T> a;
+  __builtin_memcpy(&a, &bits, sizeof(a));
+  return a;
+}
+
+template <class T>
+HAMILTORCH_INLINE Bits<T> sign_of(const Bits<T>& bits) {
+  return bits & (Bits<T>{} + 1) << (8 * sizeof(T) - 1);
+}
+
+// -|a|
+template <class T>
+HAMILTORCH_INLINE Vec<T> negative_magnitude(const Vec<T>& a) {
+  return from_bits<T>(bits_of<T>(a) | sign_of<T>(~Bits<T>{}));
+}
+
+// With comparisons the right way round, what is not a number stays so through every function below.
+template <class T>
+HAMILTORCH_INLINE Vec<T> zero_where(const Mask<T>& mask, const Vec<T>& a) {
+  return mask ? Vec<T>{} : a;
 }
 
 template <class T>
 HAMILTORCH_INLINE bool any(const Mask<T>& mask) {
+#if defined(__AVX512DQ__)
+  typedef int Words __attribute__((vector_size(kVectorBytes)));
+  Words words;
+  __builtin_memcpy(&words, &mask, sizeof(words));
+  return __builtin_ia32_cvtd2mask512(words) != 0;
+#else
   int64_t words[kVectorBytes / sizeof(int64_t)], all = 0;
   __builtin_memcpy(words, &mask, sizeof(words));
   for (const int64_t word : words) all |= word;
   return all != 0;
+#endif
 }
 
-// exp(x) - 1 with small relative error near zero.
-template <class T>
-HAMILTORCH_INLINE Vec<T> exponential_minus_one(const Vec<T>& x) {
-  const Exponential<T> e = reduce_exponential<T>(x);
-  return (e.power - 1) + e.power * e.fraction;
+// Estrin's scheme: neighbours are joined in pairs until one is left, x squared each time. A small layer has too few
+// vectors to hide the latency of Horner's. Of an odd number the lowest joins last, which rounds least.
+template <class T, int count>
+HAMILTORCH_INLINE Vec<T> join_pairs(const Vec<T>& x, Vec<T>* terms) {
+  if constexpr (count == 1) {
+    return terms[0];
+  } else if constexpr (count % 2 == 1) {
+    return terms[0] + x * join_pairs<T, count - 1>(x, terms + 1);
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < count / 2; ++i) terms[i] = terms[2 * i] + x * terms[2 * i + 1];
+    return join_pairs<T, count / 2>(x * x, terms);
+  }
 }
 
-// log(1 + e) for 0 <= e <= 1 as 2 artanh(e / (2 + e)): the argument is at most 1/3.
+template <class T, int count>
+HAMILTORCH_INLINE Vec<T> polynomial(const Vec<T>& x, const T (&coefficients)[count]) {
+  Vec<T> terms[count];
+#pragma GCC unroll 32
+  for (int k = 0; k < count; ++k) terms[k] = broadcast(coefficients[k]);
+  return join_pairs<T, count>(x, terms);
+}
+
+// exp(x) for x <= 0, and zero where `vanished`, which must hold below kExpMin.
 template <class T>
-HAMILTORCH_INLINE Vec<T> log_one_plus(const Vec<T>& e) {
+HAMILTORCH_INLINE Vec<T> exponential(const Vec<T>& x, const Mask<T>& vanished) {
   using C = Constants<T>;
-  const Vec<T> s = e / (e + 2), square = s * s;
-  Vec<T> sum = broadcast(static_cast<T>(1) / static_cast<T>(2 * C::kLogTerms - 1));
-#pragma GCC unroll 20
-  for (int k = C::kLogTerms - 2; k >= 1; --k) sum = sum * square + static_cast<T>(1) / static_cast<T>(2 * k + 1);
-  const Vec<T> twice = s + s;
-  return twice + twice * (square * sum);
+  const Vec<T> shifted = x * static_cast<T>(1.4426950408889634) + C::kRoundBiased;
+  const Vec<T> n = shifted - C::kRoundBiased;
+  const Vec<T> power = from_bits<T>(bits_of<T>(shifted) << C::kMantissaBits);
+  // x = n ln(2) + r with r = high - low. What that difference rounds off matters in the leading term only.
+  const Vec<T> high = x - n * C::kLn2High, low = n * C::kLn2Low, r = high - low, square = r * r;
+  const Vec<T> fraction = high + ((static_cast<T>(0.5) * square - low) + (square * r) * polynomial<T>(r, C::kExp));
+  return zero_where<T>(vanished, power + power * fraction);
 }
 
 template <class T>
@@ -133,42 +175,40 @@ struct SinCos {
   Vec<T> sin, cos;
 };
 
+// Far arguments need more bits of pi than three parts hold; they are rare enough for the scalar library.
+template <class T>
+__attribute__((noinline, cold)) void far_sin_cos(const T* a, T* sin, T* cos) {
+  for (int i = 0; i < kLanes<T>; ++i) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      sin[i] = __builtin_sinf(a[i]);
+      cos[i] = __builtin_cosf(a[i]);
+    } else {
+      sin[i] = __builtin_sin(a[i]);
+      cos[i] = __builtin_cos(a[i]);
+    }
+  }
+}
+
 template <class T>
 HAMILTORCH_INLINE SinCos<T> sin_cos(const Vec<T>& a) {
   using C = Constants<T>;
-  const Vec<T> bounded = clamp<T>(a, -C::kMaxReduced, C::kMaxReduced);
-  const Vec<T> shifted = bounded * static_cast<T>(0.63661977236758134308) + C::kRound;
+  if (__builtin_expect(any<T>(negative_magnitude<T>(a) < -C::kMaxReduced), false)) {
+    T in[kLanes<T>], sin[kLanes<T>], cos[kLanes<T>];
+    store(in, a);
+    far_sin_cos(in, sin, cos);
+    return {load(sin), load(cos)};
+  }
+  const Vec<T> shifted = a * static_cast<T>(0.63661977236758134308) + C::kRound;
   const Vec<T> n = shifted - C::kRound;
-  const Vec<T> r = ((bounded - n * C::kHalfPi[0]) - n * C::kHalfPi[1]) - n * C::kHalfPi[2];
+  const Vec<T> r = ((a - n * C::kHalfPi[0]) - n * C::kHalfPi[1]) - n * C::kHalfPi[2];
   const Vec<T> square = r * r;
-  // Horner on the alternating series; sin(r) = r + r odd, cos(r) = 1 - r^2 / 2 + r^4 even.
-  constexpr InverseFactorials<T, 2 * C::kSinTerms> table;
-  Vec<T> odd{}, even{};
-#pragma GCC unroll 16
-  for (int k = C::kSinTerms; k >= 2; --k) {
-    odd = odd * square + (k % 2 ? table.values[2 * k - 1] : -table.values[2 * k - 1]);
-    even = even * square + (k % 2 ? -table.values[2 * k] : table.values[2 * k]);
-  }
-  const Vec<T> sine = r + r * (square * odd);
-  const Vec<T> cosine = (1 - static_cast<T>(0.5) * square) + square * (square * even);
-  typename Simd<T>::Bits quadrant;
-  __builtin_memcpy(&quadrant, &shifted, sizeof(quadrant));
-  const Vec<T> s = (quadrant & 1) != 0 ? cosine : sine;
-  const Vec<T> c = (quadrant & 1) != 0 ? sine : cosine;
-  SinCos<T> result = {(quadrant & 2) != 0 ? -s : s, ((quadrant + 1) & 2) != 0 ? -c : c};
-  // Far arguments need more bits of pi than three parts hold; they are rare enough for the scalar library.
-  if (any<T>(absolute<T>(a) > C::kMaxReduced)) {
-    for (int i = 0; i < kLanes<T>; ++i) {
-      if constexpr (sizeof(T) == sizeof(float)) {
-        result.sin[i] = __builtin_sinf(a[i]);
-        result.cos[i] = __builtin_cosf(a[i]);
-      } else {
-        result.sin[i] = __builtin_sin(a[i]);
-        result.cos[i] = __builtin_cos(a[i]);
-      }
-    }
-  }
-  return result;
+  const Vec<T> sine = r + r * (square * polynomial<T>(square, C::kSin));
+  const Vec<T> cosine = (1 - static_cast<T>(0.5) * square) + (square * square) * polynomial<T>(square, C::kCos);
+  // Of the quadrant, bit 0 swaps the two, bit 1 is the sine's sign and the sum of both the cosine's.
+  const Bits<T> quadrant = bits_of<T>(shifted);
+  const Bits<T> low = quadrant << (8 * sizeof(T) - 1), high = quadrant << (8 * sizeof(T) - 2);
+  const Vec<T> s = low != 0 ? cosine : sine, c = low != 0 ? sine : cosine;
+  return {from_bits<T>(bits_of<T>(s) ^ sign_of<T>(high)), from_bits<T>(bits_of<T>(c) ^ sign_of<T>(high ^ low))};
 }
 
 // s(a), s'(a), s''(a).
@@ -177,52 +217,47 @@ struct Jet {
   Vec<T> value, first, second;
 };
 
-template <class T>
-struct Logistic {
-  Vec<T> exponential;  // exp(-|a|)
-  Vec<T> rising;       // 1 / (1 + exp(-a))
-  Vec<T> falling;      // 1 - rising, without cancellation
-};
-
-template <class T>
-HAMILTORCH_INLINE Logistic<T> logistic(const Vec<T>& a) {
-  const Vec<T> e = exponential<T>(-absolute<T>(a));
-  const Vec<T> inverse = 1 / (1 + e), rest = e * inverse;
-  return {e, a < 0 ? rest : inverse, a < 0 ? inverse : rest};
-}
-
 template <class T, Activation activation>
 HAMILTORCH_INLINE Jet<T> activate(const Vec<T>& a) {
   using C = Constants<T>;
+  const Vec<T> x = negative_magnitude<T>(a), one = broadcast(static_cast<T>(1));
   if constexpr (activation == Activation::kSoftplus) {
-    // torch's softplus is the identity above 20; so is this one.
-    const Logistic<T> s = logistic<T>(a);
-    const Vec<T> value = (a < 0 ? Vec<T>{} : a) + log_one_plus<T>(s.exponential);
-    return {a > 20 ? a : value, a > 20 ? broadcast(static_cast<T>(1)) : s.rising,
-            a > 20 ? broadcast(static_cast<T>(0)) : s.rising * s.falling};
+    auto vanished = x < C::kExpMin;
+    if constexpr (sizeof(T) == sizeof(double)) vanished |= a > 20;
+    const Vec<T> e = exponential<T>(x, vanished);
+    const Vec<T> value = e + (zero_where<T>(a < 0, a) - (e * e) * polynomial<T>(e - static_cast<T>(0.5), C::kLog));
+    // The quotient, and one step of long division more: that takes back most of what 1 + e was rounded by.
+    const Vec<T> numerator = a < 0 ? e : one, quotient = numerator / (1 + e);
+    const Vec<T> first = numerator - e * quotient;
+    const Vec<T> lesser = a < 0 ? first : e * quotient;  // of the first derivative and one minus it
+    return {value, first, lesser - lesser * lesser};
   } else if constexpr (activation == Activation::kTanh) {
-    const Vec<T> m = exponential_minus_one<T>(2 * clamp<T>(absolute<T>(a), 0, 40));
-    const Vec<T> inverse = 1 / (m + 2), magnitude = m * inverse;
-    const Vec<T> value = a < 0 ? -magnitude : magnitude;
-    const Vec<T> first = absolute<T>(a) > 40 ? Vec<T>{} : 4 * (m + 1) * inverse * inverse;
+    const Vec<T> e = exponential<T>(x + x, x < C::kExpMin / 2);
+    const Vec<T> lesser = e - e * (e / (1 + e)), square = a * a;
+    const Vec<T> near = a + (a * square) * polynomial<T>(square, C::kTanh);
+    const Vec<T> far = from_bits<T>(bits_of<T>(1 - 2 * lesser) | sign_of<T>(bits_of<T>(a)));
+    const Vec<T> value = x > static_cast<T>(-0.55) ? near : far;
+    const Vec<T> first = 4 * (lesser - lesser * lesser);
     return {value, first, -2 * value * first};
   } else if constexpr (activation == Activation::kSilu) {
-    const Logistic<T> s = logistic<T>(a);
-    const Vec<T> slope = s.rising * s.falling;
-    return {a * s.rising, s.rising + a * slope, slope * (2 + a * (s.falling - s.rising))};
+    // Where e has vanished, a finite factor keeps zero times infinity away.
+    const auto vanished = x < C::kExpMin;
+    const Vec<T> e = exponential<T>(x, vanished), finite = zero_where<T>(vanished, a);
+    const Vec<T> quotient = (a < 0 ? e : one) / (1 + e);
+    const Vec<T> rising = a < 0 ? e - e * quotient : quotient, lesser = a < 0 ? rising : e * quotient;
+    const Vec<T> slope = lesser - lesser * lesser;
+    return {(a < 0 ? finite : a) * rising, rising + finite * slope,
+            slope * (2 + negative_magnitude<T>(finite) * (1 - 2 * lesser))};
   } else if constexpr (activation == Activation::kGelu) {
-    const Vec<T> x = absolute<T>(a) * static_cast<T>(0.70710678118654752440);
-    const Vec<T> bounded = clamp<T>(x, 0, sizeof(T) == 4 ? 10 : 27);
-    const Vec<T> t = (bounded - C::kErfcScale) / (bounded + C::kErfcScale);
-    constexpr int kTerms = sizeof(C::kErfc) / sizeof(T);
-    Vec<T> scaled = broadcast(C::kErfc[kTerms - 1]);
-#pragma GCC unroll 24
-    for (int k = kTerms - 2; k >= 0; --k) scaled = scaled * t + C::kErfc[k];
-    const Vec<T> gauss = exponential<T>(-x * x);
-    const Vec<T> tail = static_cast<T>(0.5) * gauss * scaled / (1 + 2 * bounded);
-    const Vec<T> cumulative = a < 0 ? tail : 1 - tail;
-    const Vec<T> density = gauss * static_cast<T>(0.39894228040143267794);
-    return {a * cumulative, cumulative + a * density, density * (2 - a * a)};
+    const Vec<T> square = a * a, exponent = static_cast<T>(-0.5) * square;
+    const auto vanished = exponent < C::kExpMin;
+    const Vec<T> finite = zero_where<T>(vanished, a), magnitude = -negative_magnitude<T>(finite);
+    const Vec<T> gauss = exponential<T>(exponent, vanished), density = gauss * static_cast<T>(0.39894228040143267794);
+    const Vec<T> inverse = 1 / (magnitude + C::kMillsCentre);
+    const Vec<T> tail = gauss * (inverse * polynomial<T>((magnitude - C::kMillsCentre) * inverse, C::kMills));
+    const Vec<T> centre = static_cast<T>(0.5) + a * polynomial<T>(square, C::kNormal);
+    const Vec<T> cumulative = square < 1 ? centre : (a < 0 ? tail : 1 - tail);
+    return {(a < 0 ? finite : a) * cumulative, cumulative + finite * density, density * (2 - finite * finite)};
   } else {
     static_assert(activation == Activation::kSin);
     const SinCos<T> s = sin_cos<T>(a);

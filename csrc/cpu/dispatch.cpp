@@ -10,16 +10,16 @@ namespace {
 std::atomic<const Implementation*> active{nullptr};
 
 const Implementation* find(const char* name) {
-  const Implementation* all[3];
-  const int count = supported_implementations(all, 3);
+  const Implementation* all[4];
+  const int count = supported_implementations(all, 4);
   for (int i = 0; i < count; ++i)
     if (std::strcmp(all[i]->name, name) == 0) return all[i];
   return nullptr;
 }
 
 const Implementation* detect() {
-  const Implementation* all[3];
-  const int count = supported_implementations(all, 3);
+  const Implementation* all[4];
+  const int count = supported_implementations(all, 4);
   if (const char* most = std::getenv("HAMILTORCH_MAX_ISA"))
     if (const Implementation* capped = find(most)) return capped;
   return all[count - 1];
@@ -36,8 +36,10 @@ int supported_implementations(const Implementation** out, int capacity) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   add(kAvx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
-  add(kAvx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                   __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"));
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  add(kAvx512, avx512);
+  add(kAvx512Bf16, avx512 && __builtin_cpu_supports("avx512bf16"));
 #endif
   return count;
 }
@@ -63,35 +65,48 @@ const Kernels<T>& kernels_of(const Implementation& implementation) {
     return implementation.f64;
 }
 
+bool supports_bfloat16() { return active_implementation().multiply_add_bfloat16 != nullptr; }
+
 template <class T>
-size_t forward_workspace(const Rollout<T>& rollout, int threads) {
-  return kernels_of<T>(active_implementation()).forward_workspace(rollout, threads);
+int64_t tape_size(const Rollout<T>& rollout) {
+  return kernels_of<T>(active_implementation()).tape_size(rollout);
 }
 
 template <class T>
-size_t backward_workspace(const Rollout<T>& rollout, int threads) {
-  return kernels_of<T>(active_implementation()).backward_workspace(rollout, threads);
+Sizes forward_sizes(const Rollout<T>& rollout, bool taped, int threads) {
+  return kernels_of<T>(active_implementation()).forward_sizes(rollout, taped, threads);
 }
 
 template <class T>
-Status rollout_forward(const Rollout<T>& rollout, const ForwardArrays<T>& arrays, int threads, void* workspace,
-                       size_t workspace_size) {
-  return kernels_of<T>(active_implementation()).forward(rollout, arrays, threads, workspace, workspace_size);
+Sizes backward_sizes(const Rollout<T>& rollout, int threads) {
+  return kernels_of<T>(active_implementation()).backward_sizes(rollout, threads);
 }
 
 template <class T>
-Status rollout_backward(const Rollout<T>& rollout, const BackwardArrays<T>& arrays, int threads, void* workspace,
-                        size_t workspace_size) {
-  return kernels_of<T>(active_implementation()).backward(rollout, arrays, threads, workspace, workspace_size);
+Status rollout_forward(const Rollout<T>& rollout, const ForwardArrays<T>& arrays, int threads, const Prepared& prepared,
+                       void* workspace, size_t workspace_size) {
+  return kernels_of<T>(active_implementation()).forward(rollout, arrays, threads, prepared, workspace, workspace_size);
 }
 
-template size_t forward_workspace(const Rollout<float>&, int);
-template size_t forward_workspace(const Rollout<double>&, int);
-template size_t backward_workspace(const Rollout<float>&, int);
-template size_t backward_workspace(const Rollout<double>&, int);
-template Status rollout_forward(const Rollout<float>&, const ForwardArrays<float>&, int, void*, size_t);
-template Status rollout_forward(const Rollout<double>&, const ForwardArrays<double>&, int, void*, size_t);
-template Status rollout_backward(const Rollout<float>&, const BackwardArrays<float>&, int, void*, size_t);
-template Status rollout_backward(const Rollout<double>&, const BackwardArrays<double>&, int, void*, size_t);
+template <class T>
+Status rollout_backward(const Rollout<T>& rollout, const BackwardArrays<T>& arrays, int threads,
+                        const Prepared& prepared, void* workspace, size_t workspace_size) {
+  return kernels_of<T>(active_implementation()).backward(rollout, arrays, threads, prepared, workspace, workspace_size);
+}
+
+template int64_t tape_size(const Rollout<float>&);
+template int64_t tape_size(const Rollout<double>&);
+template Sizes forward_sizes(const Rollout<float>&, bool, int);
+template Sizes forward_sizes(const Rollout<double>&, bool, int);
+template Sizes backward_sizes(const Rollout<float>&, int);
+template Sizes backward_sizes(const Rollout<double>&, int);
+template Status rollout_forward(const Rollout<float>&, const ForwardArrays<float>&, int, const Prepared&, void*,
+                                size_t);
+template Status rollout_forward(const Rollout<double>&, const ForwardArrays<double>&, int, const Prepared&, void*,
+                                size_t);
+template Status rollout_backward(const Rollout<float>&, const BackwardArrays<float>&, int, const Prepared&, void*,
+                                 size_t);
+template Status rollout_backward(const Rollout<double>&, const BackwardArrays<double>&, int, const Prepared&, void*,
+                                 size_t);
 
 }  // namespace hamiltorch

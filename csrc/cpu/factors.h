@@ -28,8 +28,7 @@ Factors<T> take_factors(Arena& arena, int64_t out_width, int64_t in_width, int64
 
 // Stores value(r, c) for this member's columns as rows row0.. of one factor.
 template <class T, class F>
-void put(T* panels, int64_t capacity, int64_t row0, int64_t rows, int64_t width, const Member& member, const F& value) {
-  const Range columns = share_columns<T>(width, member.index, member.count);
+void put(T* panels, int64_t capacity, int64_t row0, int64_t rows, const Range& columns, const F& value) {
   for (int64_t first = columns.begin; first < columns.end; first += kPanel<T>) {
     T* const panel = panels + first * capacity;
     const int64_t end = columns.end - first < kPanel<T> ? columns.end - first : kPanel<T>;
@@ -44,34 +43,35 @@ inline constexpr int kOuterRows = kVectorBytes == 64 ? 8 : kVectorBytes == 32 ? 
 // that rounding does not grow with the number of samples and steps.
 inline constexpr int64_t kChain = 128;
 
-// sums += out^T in for one panel of `in`, over `count` factor rows.
+// sums += out^T in for one panel of `in`, over `count` factor rows. One chain's rows of the panel stay in the nearest
+// cache for all of `out`; `sums` is scratch [out_width rounded up][kPanel].
 template <class T>
-void add_outer_panel(const Factors<T>& f, int64_t panel, int64_t count) {
+void add_outer_panel(const Factors<T>& f, int64_t panel, int64_t count, T* sums) {
   static_assert(kPanel<T> % kOuterRows == 0);
+  constexpr int64_t kBlock = kOuterRows * kPanel<T>;
   const int64_t first = panel * kPanel<T>;
   const T* const in = f.in + first * f.capacity;
-  T chain[kOuterRows * kPanel<T>], sums[kOuterRows * kPanel<T>];
-  for (int64_t o = 0; o < f.out_width; o += kOuterRows) {
-    const int64_t within = o % kPanel<T>;
-    const T* const out = f.out + (o - within) * f.capacity + within;
-    for (T& sum : sums) sum = 0;
-    for (int64_t k = 0; k < count; k += kChain) {
-      const int64_t depth = count - k < kChain ? count - k : kChain;
-      block<T, kOuterRows, 2, false>(depth, out + k * kPanel<T>, 1, kPanel<T>, in + k * kPanel<T>, kPanel<T>, chain,
-                                     kPanel<T>);
-      for (int i = 0; i < kOuterRows * kPanel<T>; ++i) sums[i] += chain[i];
+  T chain[kBlock];
+  for (int64_t k = 0; k < count; k += kChain) {
+    const int64_t depth = count - k < kChain ? count - k : kChain;
+    for (int64_t o = 0; o < f.out_width; o += kOuterRows) {
+      const int64_t within = o % kPanel<T>;
+      const T* const out = f.out + (o - within) * f.capacity + k * kPanel<T> + within;
+      block<T, T, kOuterRows, 2, false>(depth, out, 1, kPanel<T>, in + k * kPanel<T>, kPanel<T>, chain, kPanel<T>);
+      T* const to = sums + o * kPanel<T>;
+      for (int64_t i = 0; i < kBlock; ++i) to[i] = k ? to[i] + chain[i] : chain[i];
     }
-    const int64_t rows = f.out_width - o < kOuterRows ? f.out_width - o : kOuterRows;
-    for (int64_t i = 0; i < rows; ++i) {
-      double* to = f.sums + (o + i) * padded<T>(f.in_width) + first;
-      for (int64_t j = 0; j < kPanel<T>; ++j) to[j] += static_cast<double>(sums[i * kPanel<T> + j]);
-    }
+  }
+  for (int64_t o = 0; o < f.out_width; ++o) {
+    double* const to = f.sums + o * padded<T>(f.in_width) + first;
+    for (int64_t j = 0; j < kPanel<T>; ++j) to[j] += static_cast<double>(sums[o * kPanel<T> + j]);
   }
 }
 
 // All matrices' products, their panels dealt to threads by work. `counts[m]` rows are in use.
 template <class T>
-void add_outer_products(const Factors<T>* factors, const int64_t* counts, int64_t matrices, int index, int threads) {
+void add_outer_products(const Factors<T>* factors, const int64_t* counts, int64_t matrices, T* scratch, int index,
+                        int threads) {
   int64_t total = 0;
   const auto cost = [&](int64_t m) { return counts[m] * factors[m].out_width; };
   for (int64_t m = 0; m < matrices; ++m) total += cost(m) * ceil_div(factors[m].in_width, kPanel<T>);
@@ -79,7 +79,7 @@ void add_outer_products(const Factors<T>* factors, const int64_t* counts, int64_
   int64_t before = 0;
   for (int64_t m = 0; m < matrices; ++m)
     for (int64_t panel = 0; panel < ceil_div(factors[m].in_width, kPanel<T>); ++panel, before += cost(m))
-      if (before * threads / total == index) add_outer_panel(factors[m], panel, counts[m]);
+      if (before * threads / total == index) add_outer_panel(factors[m], panel, counts[m], scratch);
 }
 
 // This thread's rows of what a matrix's products have come to, written to `gradient` [out_width][stride].

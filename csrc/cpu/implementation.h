@@ -6,24 +6,37 @@ namespace hamiltorch {
 
 template <class T>
 struct Kernels {
-  size_t (*forward_workspace)(const Rollout<T>&, int threads);
-  size_t (*backward_workspace)(const Rollout<T>&, int threads);
-  Status (*forward)(const Rollout<T>&, const ForwardArrays<T>&, int threads, void* workspace, size_t size);
-  Status (*backward)(const Rollout<T>&, const BackwardArrays<T>&, int threads, void* workspace, size_t size);
+  int64_t (*tape_size)(const Rollout<T>&);
+  Sizes (*forward_sizes)(const Rollout<T>&, bool taped, int threads);
+  Sizes (*backward_sizes)(const Rollout<T>&, int threads);
+  Status (*forward)(const Rollout<T>&, const ForwardArrays<T>&, int threads, const Prepared&, void* workspace,
+                    size_t size);
+  Status (*backward)(const Rollout<T>&, const BackwardArrays<T>&, int threads, const Prepared&, void* workspace,
+                     size_t size);
+  // The activation and its two derivatives at each of `count` numbers, for tests.
+  void (*activate)(Activation, const T* a, int64_t count, T* value, T* first, T* second);
 };
+
+inline constexpr int64_t kReadUnit = 128;
 
 struct Implementation {
   const char* name;
   Kernels<float> f32;
   Kernels<double> f64;
-  // Runs `iterations` of independent float32 multiply-adds; returns how many floating-point operations that was.
+  // Run `iterations` of independent multiply-adds, of float32 and of bfloat16 pairs; return how many floating-point
+  // operations that was. The second is null where there are no such pairs.
   double (*multiply_add)(int64_t iterations);
+  double (*multiply_add_bfloat16)(int64_t iterations);
+  // Reads and sums `count` floats, a multiple of kReadUnit, so many times forth and back: as a gradient goes through
+  // its layers, so that what was read last may still be in a near cache.
+  float (*read)(const float* values, int64_t count, int64_t times);
 };
 
 extern const Implementation kBaseline;
 #if defined(__x86_64__)
 extern const Implementation kAvx2;
 extern const Implementation kAvx512;
+extern const Implementation kAvx512Bf16;
 #endif
 
 // The implementations that this processor runs, widest vectors last.

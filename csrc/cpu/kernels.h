@@ -7,27 +7,73 @@
 namespace hamiltorch {
 namespace {
 
-double multiply_add(int64_t iterations) {
+// Enough independent sums to fill the multiply-add units; `step` advances one of them.
+template <class Step>
+double run_sums(int64_t iterations, const Step& step) {
   constexpr int kSums = kVectorBytes == 64 ? 24 : 12;
   Vec<float> sums[kSums];
-  const Vec<float> x = broadcast(0.999f), y = broadcast(0.001f);
   for (int i = 0; i < kSums; ++i) sums[i] = broadcast(static_cast<float>(i));
   for (int64_t n = 0; n < iterations; ++n) {
 #pragma GCC unroll 24
-    for (int i = 0; i < kSums; ++i) sums[i] = sums[i] * x + y;
+    for (int i = 0; i < kSums; ++i) step(sums[i]);
   }
   volatile float sink = 0;
   for (int i = 0; i < kSums; ++i) sink = sink + sums[i][0];
   return 2.0 * kSums * kLanes<float> * static_cast<double>(iterations);
 }
 
+double multiply_adds(int64_t iterations) {
+  const Vec<float> x = broadcast(0.999f), y = broadcast(0.001f);
+  return run_sums(iterations, [&](Vec<float>& sum) { sum = sum * x + y; });
+}
+
+#if defined(__AVX512BF16__)
+double multiply_adds_bfloat16(int64_t iterations) {
+  const Vec<Bfloat16Pair> one = broadcast(Bfloat16Pair{0x3f803f80});
+  return 2 * run_sums(iterations, [&](Vec<float>& sum) { multiply_add(sum, one, one); });
+}
+#else
+constexpr double (*multiply_adds_bfloat16)(int64_t) = nullptr;
+#endif
+
+float read(const float* values, int64_t count, int64_t times) {
+  constexpr int kLoads = kReadUnit / kLanes<float>, kSums = 8;  // as many additions as are under way at once
+  Vec<float> sums[kSums] = {};
+  for (int64_t turn = 0; turn < 2 * times; ++turn) {
+    for (int64_t n = 0; n < count; n += kReadUnit) {
+      const float* unit = values + (turn % 2 ? count - kReadUnit - n : n);
+#pragma GCC unroll 32
+      for (int i = 0; i < kLoads; ++i) sums[i % kSums] += load(unit + i * kLanes<float>);
+    }
+  }
+  for (int i = 1; i < kSums; ++i) sums[0] += sums[i];
+  return horizontal_sum<float>(sums[0]);
+}
+
+template <class T>
+void activate_array(Activation activation, const T* a, int64_t count, T* value, T* first, T* second) {
+  with_activation(activation, [&](auto tag) {
+    for (int64_t begin = 0; begin < count; begin += kLanes<T>) {
+      const int64_t lanes = count - begin < kLanes<T> ? count - begin : kLanes<T>;
+      Vec<T> in{};
+      for (int64_t i = 0; i < lanes; ++i) in[i] = a[begin + i];
+      const Jet<T> jet = activate<T, decltype(tag)::kind>(in);
+      for (int64_t i = 0; i < lanes; ++i) {
+        value[begin + i] = jet.value[i];
+        first[begin + i] = jet.first[i];
+        second[begin + i] = jet.second[i];
+      }
+    }
+  });
+}
+
 template <class T>
 constexpr Kernels<T> kernels() {
-  return {forward_size<T>, backward_size<T>, forward_run<T>, backward_run<T>};
+  return {tape_count<T>, forward_measure<T>, backward_measure<T>, forward_run<T>, backward_run<T>, activate_array<T>};
 }
 
 constexpr Implementation implementation(const char* name) {
-  return {name, kernels<float>(), kernels<double>(), multiply_add};
+  return {name, kernels<float>(), kernels<double>(), multiply_adds, multiply_adds_bfloat16, read};
 }
 
 }  // namespace

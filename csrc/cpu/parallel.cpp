@@ -1,5 +1,6 @@
 #include "parallel.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 
@@ -17,7 +18,6 @@ namespace {
 class Pool {
  public:
   void run(int threads, void (*task)(void*, int), void* context) {
-    const std::lock_guard<std::mutex> turn(turn_);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       while (static_cast<int>(workers_) < threads - 1) {
@@ -52,7 +52,6 @@ class Pool {
     }
   }
 
-  std::mutex turn_;
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   int workers_ = 0;
@@ -64,27 +63,81 @@ class Pool {
 };
 
 std::atomic<Pool*> pool{nullptr};
+std::atomic<bool> forked{false};
 
 // A forked child has the parent's memory but none of its threads: it starts a pool of its own.
-void forget_pool() { pool.store(nullptr, std::memory_order_relaxed); }
+void forget_threads() {
+  pool.store(nullptr, std::memory_order_relaxed);
+  forked.store(true, std::memory_order_relaxed);
+}
 
 Pool& the_pool() {
   Pool* existing = pool.load(std::memory_order_acquire);
   if (existing) return *existing;
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
-  static_cast<void>(registered);
   Pool* created = new Pool;
   if (pool.compare_exchange_strong(existing, created)) return *created;
   delete created;
   return *existing;
 }
 
+// The process's OpenMP runtime, where one is loaded: torch brings one. Its workers spin for milliseconds after each of
+// torch's operators; threads of our own would have to compete with them for the processor.
+struct OpenMp {
+  void (*parallel)(void (*)(void*), void*, unsigned threads, unsigned flags);
+  int (*thread)();
+  int (*threads)();
+  int (*in_parallel)();
+
+  OpenMp() {
+    find("GOMP_parallel", parallel);
+    find("omp_get_thread_num", thread);
+    find("omp_get_num_threads", threads);
+    find("omp_in_parallel", in_parallel);
+  }
+
+  // False where the runtime would not give that many threads; the task has not begun then.
+  bool run(int count, void (*task)(void*, int), void* context) const {
+    if (!parallel || !thread || !threads || !in_parallel || in_parallel()) return false;
+    struct Region {
+      const OpenMp* runtime;
+      int count;
+      void (*task)(void*, int);
+      void* context;
+      bool complete;
+    } region = {this, count, task, context, true};
+    parallel(
+        [](void* data) {
+          Region& r = *static_cast<Region*>(data);
+          const int index = r.runtime->thread();
+          if (r.runtime->threads() == r.count)
+            r.task(r.context, index);
+          else if (index == 0)
+            r.complete = false;
+        },
+        &region, static_cast<unsigned>(count), 0);
+    return region.complete;
+  }
+
+ private:
+  template <class F>
+  static void find(const char* name, F& function) {
+    function = reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name));
+  }
+};
+
 }  // namespace
 
 void parallel(int threads, void (*task)(void*, int), void* context) {
-  if (threads == 1)
+  if (threads == 1) {
     task(context, 0);
-  else
+    return;
+  }
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_threads);
+  static_cast<void>(registered);
+  static const OpenMp openmp;
+  static std::mutex turn;
+  const std::lock_guard<std::mutex> lock(turn);
+  if (forked.load(std::memory_order_relaxed) || !openmp.run(threads, task, context))
     the_pool().run(threads, task, context);
 }
 

@@ -2,7 +2,7 @@
 // its members share each layer's columns. Many samples make many teams of one; one sample makes one team of all.
 #pragma once
 #include "hamiltorch/rollout.h"
-#include "products.h"
+#include "weight.h"
 
 namespace hamiltorch {
 namespace {
@@ -12,7 +12,10 @@ struct Plan {
   int team_size;
   int64_t tile_rows;  // samples a team holds at once, at most
   bool packed;        // weights in panels, or read in torch's layout
+  bool layer1;        // steps in layer-1 space (layer1.h), or on the states (states.h)
 };
+
+inline int32_t layout(const Plan& plan) { return plan.packed | plan.layer1 << 1; }
 
 // Two register blocks of rows: the activations of a tile stay in L2 while the weights stream past.
 inline constexpr int64_t kTileRows = 28;
@@ -22,9 +25,23 @@ inline constexpr int64_t kTeamRows = 16;
 inline constexpr double kForkWork = 5e5, kBarrierWork = 5e4;
 // Below this many parameters packing costs nothing worth avoiding.
 inline constexpr double kSmallNetwork = 65536;
+// Samples times steps that pay for G, where it is not at hand from an earlier call.
+inline constexpr int64_t kLayer1Samples = 8;
 
+// Whether the products of a step cost less in layer-1 space, width^2 for a move instead of 2 d width, and 2 d width for
+// the states. G then also shrinks what is read again and again from d to width columns.
 template <class T>
-Plan make_plan(const Rollout<T>& rollout, int threads) {
+bool layer1_pays(const Rollout<T>& rollout) {
+  int64_t moves = 0;
+  for (int64_t k = 0; k < rollout.stage_count; ++k)
+    moves += ((rollout.stages[k].moves & kMovesP) != 0) + ((rollout.stages[k].moves & kMovesQ) != 0);
+  const int64_t d = rollout.network.dim / 2, width = rollout.network.widths[0];
+  return moves * width + 2 * d < 2 * moves * d && rollout.batch * rollout.steps >= kLayer1Samples;
+}
+
+// `replays`: the plan of an adjoint, or of a rollout that leaves a tape for one: both work on the states.
+template <class T>
+Plan make_plan(const Rollout<T>& rollout, int threads, bool replays) {
   const Mlp<T>& network = rollout.network;
   double parameters = static_cast<double>(network.dim) * network.widths[0];
   for (int64_t l = 1; l < network.hidden; ++l)
@@ -33,7 +50,8 @@ Plan make_plan(const Rollout<T>& rollout, int threads) {
   const double work = batch * parameters * 2 * (rollout.steps * rollout.stage_count + 1);
 
   Plan plan;
-  plan.packed = rollout.batch > kMaxDirectRows || parameters < kSmallNetwork;
+  plan.packed = rollout.batch > kMaxDirectRows || parameters < kSmallNetwork || rollout.bfloat16;
+  plan.layer1 = !replays && layer1_pays(rollout);
   if (work < kForkWork || threads < 1) threads = 1;
   const double phase = (batch < kTileRows ? batch : kTileRows) * parameters / (network.hidden + 1);
   if (phase / threads >= kBarrierWork) {

@@ -30,6 +30,10 @@ struct Simd<double> {
   typedef double Vector __attribute__((vector_size(kVectorBytes)));
   typedef uint64_t Bits __attribute__((vector_size(kVectorBytes)));
 };
+template <>
+struct Simd<uint32_t> {
+  typedef uint32_t Vector __attribute__((vector_size(kVectorBytes)));
+};
 template <class T>
 using Vec = typename Simd<T>::Vector;
 template <class T>
@@ -55,13 +59,23 @@ HAMILTORCH_INLINE Vec<T> broadcast(T s) {
   return s - Vec<T>{};
 }
 
-template <class T>
-HAMILTORCH_INLINE T horizontal_sum(const Vec<T>& v) {
-  T sums[kLanes<T>];
-  __builtin_memcpy(sums, &v, sizeof(v));
-  for (int width = kLanes<T> / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) sums[i] += sums[i + width];
-  return sums[0];
+// sum += a b; contracted to one instruction where there is one.
+template <class V>
+HAMILTORCH_INLINE void multiply_add(V& sum, const V& a, const V& b) {
+  sum += a * b;
+}
+
+// By halves: lane i and lane i + width, the width halved each time.
+template <class T, int bytes = kVectorBytes, class V>
+HAMILTORCH_INLINE T horizontal_sum(const V& v) {
+  if constexpr (bytes == 2 * sizeof(T)) {
+    return v[0] + v[1];
+  } else {
+    typedef T Half __attribute__((vector_size(bytes / 2)));
+    Half halves[2];
+    __builtin_memcpy(halves, &v, sizeof(v));
+    return horizontal_sum<T, bytes / 2>(halves[0] + halves[1]);
+  }
 }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -40,6 +41,7 @@ template <class T>
 struct Problem {
   Case c;
   T dt = static_cast<T>(0.1);
+  bool bfloat16 = false;
   std::vector<std::vector<T>> weights, biases;
   std::vector<T> z0, condition;
   mutable std::vector<const T*> weight_pointers, bias_pointers;
@@ -76,7 +78,8 @@ struct Problem {
             dt,
             c.steps,
             c.batch,
-            c.condition ? condition.data() : nullptr};
+            c.condition ? condition.data() : nullptr,
+            bfloat16};
   }
 };
 
@@ -167,20 +170,33 @@ void run(const Case& c, int threads, unsigned seed) {
   const T nan = std::numeric_limits<T>::quiet_NaN();
   const size_t states = static_cast<size_t>(c.batch * (c.steps + 1));
   std::vector<T> trajectory(states * 2 * c.d, nan), energies(states, nan);
-  const auto forward = [&] {
+  std::vector<T> tape(static_cast<size_t>(tape_size(p.rollout())), nan);
+  // What is prepared lives as long as the network: its weights change under it in the differences below.
+  std::unique_ptr<Buffer> prepared[2];
+  const auto forward = [&](bool taped) {
     const Rollout<T> rollout = p.rollout();
-    const Buffer workspace(forward_workspace(rollout, threads));
-    const Status status =
-        rollout_forward(rollout, {p.z0.data(), trajectory.data(), c.energies ? energies.data() : nullptr}, threads,
-                        workspace.data, workspace.bytes);
+    const Sizes sizes = forward_sizes(rollout, taped, threads);
+    const bool filled = prepared[taped] != nullptr;
+    if (!filled) prepared[taped] = std::make_unique<Buffer>(sizes.prepared);
+    const Buffer workspace(sizes.workspace);
+    const Status status = rollout_forward(
+        rollout,
+        {p.z0.data(), trajectory.data(), c.energies ? energies.data() : nullptr, taped ? tape.data() : nullptr},
+        threads, {prepared[taped]->data, filled}, workspace.data, workspace.bytes);
     expect(status == Status::kOk, name + " status");
   };
-  forward();
   std::vector<double> expected, expected_energies;
   scalar_rollout(p, &expected, &expected_energies);
   const double bound = sizeof(T) == 4 ? 2e-5 : 1e-13;
-  expect(distance(trajectory, expected) < bound, name + " trajectory");
-  if (c.energies) expect(distance(energies, expected_energies) < bound, name + " energies");
+  const auto check = [&](const std::string& what, double most) {
+    expect(distance(trajectory, expected) < most, name + what + " trajectory");
+    if (c.energies) expect(distance(energies, expected_energies) < most, name + what + " energies");
+  };
+  for (const bool taped : {false, true, false}) {
+    std::fill(trajectory.begin(), trajectory.end(), nan);
+    forward(taped);
+    check(taped ? " taped" : "", bound);
+  }
   if (c.batch == 0) return;
 
   std::mt19937 generator(seed + 1);
@@ -196,23 +212,41 @@ void run(const Case& c, int threads, unsigned seed) {
   for (auto& b : biases) bias_pointers.push_back(b.data());
   std::vector<T> grad_z0(p.z0.size(), nan), grad_condition(p.condition.size(), nan);
   T grad_dt = nan;
-  {
+  const auto backward = [&](bool taped) {
     const Rollout<T> rollout = p.rollout();
-    const Buffer workspace(backward_workspace(rollout, threads));
-    expect(rollout_backward(
-               rollout,
-               {trajectory.data(), grad_trajectory.data(), c.energies ? grad_energies.data() : nullptr, grad_z0.data(),
-                &grad_dt, weight_pointers.data(), bias_pointers.data(), c.condition ? grad_condition.data() : nullptr},
-               threads, workspace.data, workspace.bytes) == Status::kOk,
-           name + " backward status");
-    expect(rollout_backward(rollout, {}, threads, workspace.data, 0) == Status::kWorkspaceTooSmall,
+    const Sizes sizes = backward_sizes(rollout, threads);
+    const Buffer workspace(sizes.workspace), weights_prepared(sizes.prepared);
+    const Prepared fresh = {weights_prepared.data, false};
+    expect(
+        rollout_backward(rollout,
+                         {trajectory.data(), taped ? tape.data() : nullptr, grad_trajectory.data(),
+                          c.energies ? grad_energies.data() : nullptr, grad_z0.data(), &grad_dt, weight_pointers.data(),
+                          bias_pointers.data(), c.condition ? grad_condition.data() : nullptr},
+                         threads, fresh, workspace.data, workspace.bytes) == Status::kOk,
+        name + " backward status");
+    expect(rollout_backward(rollout, {}, threads, fresh, workspace.data, 0) == Status::kWorkspaceTooSmall,
            name + " small workspace");
+  };
+  backward(false);
+  const std::vector<double> replayed(grad_z0.begin(), grad_z0.end());
+  const double replayed_dt = double(grad_dt);
+  backward(true);
+  expect(distance(grad_z0, replayed) < 50 * bound, name + " taped gradient of z0");
+  expect(std::fabs(double(grad_dt) - replayed_dt) < 50 * bound * (1 + std::fabs(replayed_dt)),
+         name + " taped gradient of dt");
+  if (sizeof(T) == 4 && supports_bfloat16()) {
+    p.bfloat16 = true;
+    prepared[0] = nullptr;
+    forward(false);
+    check(" bfloat16", 0.05);
+    backward(false);
+    expect(distance(grad_z0, replayed) < 0.2, name + " bfloat16 gradient of z0");
   }
   if (sizeof(T) == 4) return;  // differences need double
 
   // Central differences along one random direction of everything at once.
   const auto loss = [&] {
-    forward();
+    forward(false);
     double sum = 0;
     for (size_t i = 0; i < trajectory.size(); ++i) sum += double(trajectory[i]) * grad_trajectory[i];
     if (c.energies)
@@ -263,6 +297,11 @@ int main() {
       {70, 2, 1, 2, {300, 260}, Activation::kSoftplus, kLeapfrog, true},
       {70, 2, 3, 2, {300, 260}, Activation::kTanh, kEuler, true},
       {70, 2, 40, 2, {300, 260}, Activation::kSilu, kLeapfrog, true},
+      // Layer-1 space: width below 4/3 d.
+      {70, 2, 40, 9, {66, 260}, Activation::kSoftplus, kLeapfrog, true},
+      {301, 1, 2, 40, {270, 65}, Activation::kTanh, kLeapfrog, true},
+      {301, 0, 5, 3, {270}, Activation::kGelu, kLeapfrog, false},
+      {299, 0, 1, 9, {211, 130, 67}, Activation::kSilu, kEuler, true},
   };
   const Implementation* all[8];
   const int count = supported_implementations(all, 8);

@@ -1,0 +1,102 @@
+// The memory of a call, kept between calls, and the call itself without the GIL.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "../cpu/implementation.h"
+#include "hamiltorch/rollout.h"
+#include "prepared_pool.h"
+
+namespace hamiltorch {
+
+// One buffer per calling thread, kept between calls while it is of modest size: fresh pages cost more than small
+// rollouts do.
+class Workspace {
+ public:
+  void* at_least(size_t size) {
+    if (size > size_) {
+      buffer_.reset();
+      size_ = 0;
+      const size_t rounded = (size + 4095) / 4096 * 4096;
+      buffer_.reset(std::aligned_alloc(4096, rounded));
+      if (!buffer_) throw std::bad_alloc();
+      size_ = rounded;
+    }
+    return buffer_.get();
+  }
+
+  void trim() {
+    if (size_ <= kKept) return;
+    buffer_.reset();
+    size_ = 0;
+  }
+
+ private:
+  static constexpr size_t kKept = size_t{64} << 20;
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  std::unique_ptr<void, Free> buffer_;
+  size_t size_ = 0;
+};
+
+inline Workspace& workspace() {
+  static thread_local Workspace instance;
+  return instance;
+}
+
+// What tells prepared weights apart.
+template <class T>
+std::string prepared_key(const Rollout<T>& rollout, int32_t layout) {
+  std::string bytes;
+  bytes.reserve(static_cast<size_t>(5 + 2 * rollout.network.hidden) * sizeof(int64_t));
+  const auto add = [&](int64_t number) { bytes.append(reinterpret_cast<const char*>(&number), sizeof(number)); };
+  const Mlp<T>& network = rollout.network;
+  add(layout | static_cast<int32_t>(sizeof(T)) << 8 | rollout.bfloat16 << 16);
+  add(reinterpret_cast<int64_t>(&active_implementation()));
+  add(network.dim);
+  add(network.condition_dim);
+  for (int64_t l = 0; l < network.hidden; ++l) add(network.widths[l]);
+  for (int64_t l = 0; l <= network.hidden; ++l) add(reinterpret_cast<int64_t>(network.weights[l]));
+  return bytes;
+}
+
+// Asks for the sizes, finds the memory and runs; again where another thread chose another instruction set in between.
+template <class T, class MeasureSizes, class Run>
+void run(const Rollout<T>& rollout, const MeasureSizes& measure, const Run& run) {
+  const pybind11::gil_scoped_release release;
+  Workspace& memory = workspace();
+  Status status;
+  do {
+    const Sizes sizes = measure();
+    PreparedWeights weights = PreparedPool::instance().take(prepared_key(rollout, sizes.layout), sizes.prepared);
+    status = run(Prepared{weights.memory.get(), weights.filled}, memory.at_least(sizes.workspace), sizes.workspace);
+    if (status == Status::kOk) PreparedPool::instance().give_back(std::move(weights));
+  } while (status == Status::kWorkspaceTooSmall);
+  memory.trim();
+}
+
+template <class T>
+void run_forward(const Rollout<T>& rollout, const ForwardArrays<T>& arrays, int threads) {
+  run(
+      rollout, [&] { return forward_sizes(rollout, arrays.tape != nullptr, threads); },
+      [&](const Prepared& weights, void* memory, size_t size) {
+        return rollout_forward(rollout, arrays, threads, weights, memory, size);
+      });
+}
+
+template <class T>
+void run_backward(const Rollout<T>& rollout, const BackwardArrays<T>& arrays, int threads) {
+  run(
+      rollout, [&] { return backward_sizes(rollout, threads); },
+      [&](const Prepared& weights, void* memory, size_t size) {
+        return rollout_backward(rollout, arrays, threads, weights, memory, size);
+      });
+}
+
+}  // namespace hamiltorch

@@ -1,0 +1,125 @@
+// torch's tensors without torch's headers: through DLPack's table of C functions, which the tensor type carries in
+// newer versions of torch. One short call says where a tensor lies and how; reading its attributes would take longer
+// than a small rollout does.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <utility>
+#include <vector>
+
+namespace hamiltorch {
+
+// What is read here of DLPack 1, https://dmlc.github.io/dlpack/latest/c_api.html.
+namespace dlpack {
+
+inline constexpr uint32_t kMajor = 1;
+inline constexpr int32_t kCpu = 1;
+inline constexpr uint8_t kFloat = 2;
+
+struct Tensor {
+  void* data;
+  int32_t device_type, device_id;
+  int32_t ndim;
+  uint8_t code, bits;
+  uint16_t lanes;
+  const int64_t* shape;    // [ndim]
+  const int64_t* strides;  // [ndim], in elements
+  uint64_t byte_offset;
+};
+
+struct Exchange {
+  uint32_t major, minor;
+  const void* older;
+  void (*unused[3])();
+  int (*read)(void* object, Tensor* out);  // 0, or -1 with a Python exception
+};
+
+}  // namespace dlpack
+
+// A tensor's memory, in order and without gaps. Valid while the tensor is alive and its shape is left alone.
+template <class T>
+struct View {
+  T* data;
+  int32_t ndim;
+  const int64_t* shape;  // [ndim]
+
+  template <class Sizes = std::initializer_list<int64_t>>
+  bool has_shape(const Sizes& sizes) const {
+    return std::equal(sizes.begin(), sizes.end(), shape, shape + ndim);
+  }
+};
+
+class Tensors {
+ public:
+  // `exchange` is the table's capsule, or None where torch has none: then nothing can be viewed. A subclass of the two
+  // types may compute whatever it likes in place of its memory, so only these very types are read.
+  Tensors(const pybind11::object& exchange, pybind11::object tensor, pybind11::object parameter)
+      : tensor_(std::move(tensor)), parameter_(std::move(parameter)) {
+    if (exchange.is_none()) return;
+    const void* table = PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api");
+    if (!table) throw pybind11::error_already_set();
+    if (static_cast<const dlpack::Exchange*>(table)->major == dlpack::kMajor)
+      read_ = static_cast<const dlpack::Exchange*>(table)->read;
+  }
+
+  // Nothing unless `object` is a plain tensor of T's on the CPU, contiguous.
+  template <class T>
+  std::optional<View<T>> view(pybind11::handle object) const {
+    const pybind11::handle type(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
+    if (!read_ || (!type.is(tensor_) && !type.is(parameter_))) return {};
+    dlpack::Tensor t;
+    if (read_(object.ptr(), &t) != 0) {  // it has no memory
+      PyErr_Clear();
+      return {};
+    }
+    if (t.device_type != dlpack::kCpu || t.code != dlpack::kFloat || t.bits != 8 * sizeof(T) || t.lanes != 1) return {};
+    int64_t size = 1;
+    bool in_order = true;
+    for (int32_t i = t.ndim - 1; i >= 0; --i) {
+      in_order = in_order && (t.shape[i] == 1 || t.strides[i] == size);
+      size *= t.shape[i];
+    }
+    if (size != 0 && (!in_order || !t.data)) return {};
+    // A negation that torch has put off leaves the strides of complex numbers, so that only one number looks in order.
+    if (size == 1 && truth(PyObject_CallMethodNoArgs(object.ptr(), is_neg_.ptr()))) return {};
+    return View<T>{reinterpret_cast<T*>(static_cast<char*>(t.data) + t.byte_offset), t.ndim, t.shape};
+  }
+
+  bool requires_grad(pybind11::handle tensor) const {
+    return truth(PyObject_GetAttr(tensor.ptr(), requires_grad_.ptr()));
+  }
+
+  // `like.new_empty(shape)`. Sizes one by one are parsed faster than a tuple of them, but there has to be one.
+  pybind11::object empty(const pybind11::object& like, const std::vector<int64_t>& shape) const {
+    if (shape.empty()) return like.attr(new_empty_)(pybind11::tuple());
+    std::vector<pybind11::object> sizes;
+    std::vector<PyObject*> arguments = {like.ptr()};
+    for (const int64_t size : shape) arguments.push_back(sizes.emplace_back(pybind11::int_(size)).ptr());
+    PyObject* const result = PyObject_VectorcallMethod(new_empty_.ptr(), arguments.data(), arguments.size(), nullptr);
+    if (!result) throw pybind11::error_already_set();
+    return pybind11::reinterpret_steal<pybind11::object>(result);
+  }
+
+ private:
+  static bool truth(PyObject* answer) {
+    if (!answer) throw pybind11::error_already_set();
+    const bool result = answer == Py_True;
+    Py_DECREF(answer);
+    return result;
+  }
+
+  static pybind11::object interned(const char* name) {
+    return pybind11::reinterpret_steal<pybind11::object>(PyUnicode_InternFromString(name));
+  }
+
+  pybind11::object tensor_, parameter_;
+  pybind11::object is_neg_ = interned("is_neg"), requires_grad_ = interned("requires_grad"),
+                   new_empty_ = interned("new_empty");
+  int (*read_)(void*, dlpack::Tensor*) = nullptr;
+};
+
+}  // namespace hamiltorch
