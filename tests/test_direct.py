@@ -343,6 +343,6 @@ def test_torch_without_the_table():
     direct = _C.Direct(None, torch.Tensor, nn.Parameter)
     H, method = HamiltonianMLP(4, (5,)).description, _C.Method([(3, 1.0)])
     z0 = torch.zeros(2, 4)
-    assert direct.rollout(H.weights, H.biases, 0, method, 0.1, None, 0, False, False, 1, z0, 2, False) is None
+    assert direct.rollout(H.weights, H.biases, 0, method, 0.1, None, 0, False, False, 1, z0, 2, False, 0) is None
     with pytest.raises(ValueError, match="PyCapsule"):
         _C.Direct(3, torch.Tensor, nn.Parameter)
