@@ -63,7 +63,7 @@ struct Backward {
 };
 
 // Factor buffers of about this size: long products, and still within the last-level cache.
-inline constexpr int64_t kFactorBytes = 10 << 20;
+inline constexpr int64_t kFactorBytes = 20 << 20;
 
 // Factor rows that one step leaves per sample in matrix m.
 template <class T>

@@ -41,25 +41,22 @@ void put(T* panels, int64_t capacity, int64_t row0, int64_t rows, const Range& c
 inline constexpr int kOuterRows = kVectorBytes == 64 ? 8 : kVectorBytes == 32 ? 4 : 2;
 // Length of a chain of additions in T. Chains are summed in T as well, and what a full buffer comes to in double, so
 // that rounding does not grow with the number of samples and steps.
-inline constexpr int64_t kChain = 128;
+inline constexpr int64_t kChain = 256;
 
 // sums += out^T in for one panel of `in`, over `count` factor rows. One chain's rows of the panel stay in the nearest
 // cache for all of `out`; `sums` is scratch [out_width rounded up][kPanel].
 template <class T>
 void add_outer_panel(const Factors<T>& f, int64_t panel, int64_t count, T* sums) {
   static_assert(kPanel<T> % kOuterRows == 0);
-  constexpr int64_t kBlock = kOuterRows * kPanel<T>;
   const int64_t first = panel * kPanel<T>;
   const T* const in = f.in + first * f.capacity;
-  T chain[kBlock];
   for (int64_t k = 0; k < count; k += kChain) {
     const int64_t depth = count - k < kChain ? count - k : kChain;
     for (int64_t o = 0; o < f.out_width; o += kOuterRows) {
       const int64_t within = o % kPanel<T>;
       const T* const out = f.out + (o - within) * f.capacity + k * kPanel<T> + within;
-      block<T, T, kOuterRows, 2, false>(depth, out, 1, kPanel<T>, in + k * kPanel<T>, kPanel<T>, chain, kPanel<T>);
-      T* const to = sums + o * kPanel<T>;
-      for (int64_t i = 0; i < kBlock; ++i) to[i] = k ? to[i] + chain[i] : chain[i];
+      const auto product = k ? block<T, T, kOuterRows, 2, true> : block<T, T, kOuterRows, 2, false>;
+      product(depth, out, 1, kPanel<T>, in + k * kPanel<T>, sums + o * kPanel<T>, kPanel<T>);
     }
   }
   for (int64_t o = 0; o < f.out_width; ++o) {

@@ -39,28 +39,24 @@ constexpr Range share_columns(int64_t columns, int index, int count) {
   return {panels.begin * kPanel<T>, end < columns ? end : columns};
 }
 
-// C[rows][vectors * lanes] (+)= A[rows][k] B[k][...], A by row and k strides. Few accumulators are split over k, so
-// that the chain of dependent additions does not set the pace.
+// C[rows][vectors * lanes] (+)= A[rows][k] B[k][...], A by row and k strides, B in panels [k][kPanel]; what is there is
+// added last. Few accumulators are split over k, so that the chain of dependent additions does not set the pace.
 template <class Word, class T, int rows, int vectors, bool accumulate>
-inline void block(int64_t depth, const Word* a, int64_t a_row, int64_t a_k, const Word* b, int64_t b_k, T* c,
-                  int64_t c_row) {
+inline void block(int64_t depth, const Word* a, int64_t a_row, int64_t a_k, const Word* b, T* c, int64_t c_row) {
   constexpr int kLane = kLanes<T>;
-  constexpr int split = rows * vectors >= 8 ? 1 : rows * vectors >= 4 ? 2 : 4;
-  Vec<T> sums[split][rows][vectors];
-#pragma GCC unroll 4
-  for (int s = 0; s < split; ++s)
-#pragma GCC unroll 16
-    for (int i = 0; i < rows; ++i)
-#pragma GCC unroll 4
-      for (int j = 0; j < vectors; ++j)
-        sums[s][i][j] = accumulate && s == 0 ? load(c + i * c_row + j * kLane) : Vec<T>{};
+  constexpr int split = rows * vectors >= 8 ? 1 : rows * vectors >= 4 ? 2 : rows * vectors >= 2 ? 4 : 8;
+  const auto vector_at = [&](int64_t k, int j) { return b + (j / 2 * depth + k) * kPanel<T> + j % 2 * kLane; };
+  Vec<T> sums[split][rows][vectors] = {};
   int64_t k = 0;
   for (; k + split <= depth; k += split) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int s = 0; s < split; ++s) {
       Vec<Word> panel[vectors];
 #pragma GCC unroll 4
-      for (int j = 0; j < vectors; ++j) panel[j] = load(b + (k + s) * b_k + j * kLane);
+      for (int j = 0; j < vectors; ++j) {
+        panel[j] = load(vector_at(k + s, j));
+        if (rows >= 6) __builtin_prefetch(vector_at(k + s + 32, j));
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < rows; ++i) {
         const Vec<Word> factor = broadcast(a[i * a_row + (k + s) * a_k]);
@@ -74,7 +70,7 @@ inline void block(int64_t depth, const Word* a, int64_t a_row, int64_t a_k, cons
     for (int i = 0; i < rows; ++i)
 #pragma GCC unroll 4
       for (int j = 0; j < vectors; ++j) {
-        const Vec<Word> factor = broadcast(a[i * a_row + k * a_k]), panel = load(b + k * b_k + j * kLane);
+        const Vec<Word> factor = broadcast(a[i * a_row + k * a_k]), panel = load(vector_at(k, j));
         multiply_add(sums[0][i][j], factor, panel);
       }
 #pragma GCC unroll 16
@@ -82,9 +78,10 @@ inline void block(int64_t depth, const Word* a, int64_t a_row, int64_t a_k, cons
 #pragma GCC unroll 4
     for (int j = 0; j < vectors; ++j) {
       Vec<T> sum = sums[0][i][j];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int s = 1; s < split; ++s) sum += sums[s][i][j];
-      store(c + i * c_row + j * kLane, sum);
+      T* const to = c + i * c_row + j * kLane;
+      store(to, accumulate ? load(to) + sum : sum);
     }
 }
 
@@ -93,7 +90,7 @@ template <class Word, class T, int vectors, int least = 1, int most = kBlockRows
 inline void block_of(int64_t count, int64_t depth, const Word* a, int64_t a_row, const Word* b, T* c, int64_t c_row) {
   constexpr int middle = (least + most) / 2;
   if constexpr (least == most)
-    block<Word, T, least, vectors, false>(depth, a, a_row, 1, b, kPanel<T>, c, c_row);
+    block<Word, T, least, vectors, false>(depth, a, a_row, 1, b, c, c_row);
   else if (count <= middle)
     block_of<Word, T, vectors, least, middle>(count, depth, a, a_row, b, c, c_row);
   else
@@ -106,19 +103,26 @@ template <class Word, class T, class After>
 inline void panel_product(int64_t rows, const Range& columns, int64_t depth, const Word* a, int64_t a_row,
                           const Word* panels, T* c, int64_t c_row, const After& after) {
   const int64_t blocks = ceil_div(rows, kBlockRows);
-  for (int64_t first = columns.begin; first < columns.end; first += kPanel<T>) {
+  for (int64_t first = columns.begin; first < columns.end;) {
     const Word* const panel = panels + first * depth;
-    const int64_t end = columns.end < first + kPanel<T> ? columns.end : first + kPanel<T>;
+    const int64_t left = columns.end - first;
+    // With few rows the loads of B set the pace, and those of A are shared by two panels.
+    const int64_t width = rows <= 2 && left > kPanel<T> + kLanes<T> ? 2 * kPanel<T> : kPanel<T>;
+    const Range part = {first, left < width ? columns.end : first + width};
     for (int64_t i = 0; i < blocks; ++i) {
-      const Range part = share(rows, i, blocks);  // of nearly equal size
-      const Word* const a_part = a + part.begin * a_row;
-      T* const c_part = c + part.begin * c_row + first;
-      if (end - first > kLanes<T>)
-        block_of<Word, T, 2>(part.size(), depth, a_part, a_row, panel, c_part, c_row);
+      const Range block_rows = share(rows, i, blocks);  // of nearly equal size
+      const int64_t count = block_rows.size();
+      const Word* const a_part = a + block_rows.begin * a_row;
+      T* const c_part = c + block_rows.begin * c_row + first;
+      if (width > kPanel<T>)
+        block_of<Word, T, 4, 1, 2>(count, depth, a_part, a_row, panel, c_part, c_row);
+      else if (left > kLanes<T>)
+        block_of<Word, T, 2>(count, depth, a_part, a_row, panel, c_part, c_row);
       else
-        block_of<Word, T, 1>(part.size(), depth, a_part, a_row, panel, c_part, c_row);
-      after(part, Range{first, end});
+        block_of<Word, T, 1>(count, depth, a_part, a_row, panel, c_part, c_row);
+      after(block_rows, part);
     }
+    first += width;
   }
 }
 
