@@ -1,19 +1,19 @@
 // Activations on vectors: value, first and second derivative from one shared exponential (or sine and cosine).
 //
-// Errors against the exact functions stay below these, in units of the last place of the result, on every instruction
-// set; csrc/tests/activation_test.cpp holds them to it.
+// Errors against the exact functions stay below these, in units of the last place of the result (ulp), on every
+// instruction set; csrc/tests/activation_test.cpp holds them to it.
 //
-//                float32: value  first  second     float64: value  first  second
-//     softplus            2      2      3.25                2      2      3.25
-//     tanh                1.5    2.25   3.25                1.5    2.5    3.5
-//     silu                2.75   3.75   4.5                 2.75   3.75   5.25
-//     gelu                2      2      3.5                 2.25   2.25   3.5
-//     sin                 2      2      2                   2      2      2
+//                value                  first derivative       second derivative
+//     softplus   2 (float64: 2.25)      2                      3.75
+//     tanh       1.5                    2.5                    3.75
+//     silu       2.75                   4.5                    5.75
+//     gelu       2 (float64: 2.25)      2 (float64: 2.25)      3.5
+//     sin        2                      2                      2
 //
-// Where a derivative of silu or gelu changes sign, between |a| = 1/4 and 4, the unit is at least that of 1/4. gelu for
-// a < -1/2, and its second derivative for |a| > 1/2, is off by 4.5 (float64: 6.5) + a^2 / 2: what rounding a^2 does to
-// its exponential. Results below 2^-119 (float64: 2^-1012) may be flushed to zero. Softplus is torch's: the identity
-// above 20, which in float32 makes no difference to value and first derivative.
+// Between |a| = 1/4 and 4, where derivatives of silu and gelu change sign, the unit is at least the ulp of 1/4. gelu
+// for a < -1/2, and its second derivative for |a| > 1/2, is off by 5 (float64: 6.5) + a^2 / 2: what rounding a^2 does
+// to its exponential. Results below 2^-119 (float64: 2^-1012) may be flushed to zero. Softplus is torch's: the identity
+// above 20, which in float32 makes no difference to value and first derivative, so that only float64 cuts.
 #pragma once
 #include "hamiltorch/mlp.h"
 #include "vector.h"
@@ -43,7 +43,7 @@ struct Constants<float> {
   static constexpr float kMillsCentre = 3.0f;
   // pi/2 in three parts: the first two carry 16 bits at most, so that n times them is exact for |n| < 2^8.
   static constexpr float kHalfPi[] = {1.57080078125f, -4.454399459064007e-06f, -5.564431554416771e-11f};
-  static constexpr float kMaxReduced = 200.0f;
+  static constexpr float kMaxReduced = 400.0f;
 };
 template <>
 struct Constants<double> {
@@ -79,10 +79,9 @@ struct Constants<double> {
       1.6676173702334103e-05,  3.9711879180368432e-06, -2.7553491373429390e-06, -3.1910111016527068e-07,
       4.1028911259328073e-07,  2.4256192602133448e-08, -4.5542206403022900e-08};
   static constexpr double kMillsCentre = 5.0;
-  // The first two parts carry 33 bits each: exact for |n| < 2^20.
-  static constexpr double kHalfPi[] = {1.57079632673412561417e+00, 6.07710050630396597660e-11,
-                                       2.02226624879595063154e-21};
-  static constexpr double kMaxReduced = 1.0e6;
+  // The first two parts carry 36 bits at most: exact for |n| < 2^17.
+  static constexpr double kHalfPi[] = {1.5707963267923333, 2.5633441515839558e-12, 1.0562999066987428e-23};
+  static constexpr double kMaxReduced = 1.0e5;
 };
 
 template <class T>
@@ -200,15 +199,17 @@ HAMILTORCH_INLINE SinCos<T> sin_cos(const Vec<T>& a) {
   }
   const Vec<T> shifted = a * static_cast<T>(0.63661977236758134308) + C::kRound;
   const Vec<T> n = shifted - C::kRound;
-  const Vec<T> r = ((a - n * C::kHalfPi[0]) - n * C::kHalfPi[1]) - n * C::kHalfPi[2];
+  // The argument's remainder is r + low. What low adds to the cosine is not worth its time.
+  const Vec<T> rest = a - n * C::kHalfPi[0], r = rest - n * C::kHalfPi[1];
+  const Vec<T> low = ((rest - r) - n * C::kHalfPi[1]) - n * C::kHalfPi[2];
   const Vec<T> square = r * r;
-  const Vec<T> sine = r + r * (square * polynomial<T>(square, C::kSin));
+  const Vec<T> sine = r + (low + r * (square * polynomial<T>(square, C::kSin)));
   const Vec<T> cosine = (1 - static_cast<T>(0.5) * square) + (square * square) * polynomial<T>(square, C::kCos);
   // Of the quadrant, bit 0 swaps the two, bit 1 is the sine's sign and the sum of both the cosine's.
   const Bits<T> quadrant = bits_of<T>(shifted);
-  const Bits<T> low = quadrant << (8 * sizeof(T) - 1), high = quadrant << (8 * sizeof(T) - 2);
-  const Vec<T> s = low != 0 ? cosine : sine, c = low != 0 ? sine : cosine;
-  return {from_bits<T>(bits_of<T>(s) ^ sign_of<T>(high)), from_bits<T>(bits_of<T>(c) ^ sign_of<T>(high ^ low))};
+  const Bits<T> bit0 = quadrant << (8 * sizeof(T) - 1), bit1 = quadrant << (8 * sizeof(T) - 2);
+  const Vec<T> s = bit0 != 0 ? cosine : sine, c = bit0 != 0 ? sine : cosine;
+  return {from_bits<T>(bits_of<T>(s) ^ sign_of<T>(bit1)), from_bits<T>(bits_of<T>(c) ^ sign_of<T>(bit1 ^ bit0))};
 }
 
 // s(a), s'(a), s''(a).
