@@ -4,7 +4,7 @@ Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the ca
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Chain', 'CudaPlan', 'Direct', 'Method', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_plans', 'gpu_description', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'supports_bfloat16', 'tape_size', 'use_instruction_set']
+__all__: list[str] = ['Chain', 'CudaPlan', 'Direct', 'Method', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_plans', 'gpu_description', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'supports_bfloat16', 'use_instruction_set']
 class Method:
     """
     A method's stages: (moves, coefficient) each, as Stage in hamiltorch/rollout.h.
@@ -114,21 +114,17 @@ def measure_read(threads: typing.SupportsInt | typing.SupportsIndex, bytes: typi
     """
     Bytes per second at which `threads` threads read an array of `bytes` forth and back, each its own part.
     """
-def rollout_backward(rollout: Rollout, trajectory: typing.SupportsInt | typing.SupportsIndex, tape: typing.SupportsInt | typing.SupportsIndex, grad_trajectory: typing.SupportsInt | typing.SupportsIndex, grad_energies: typing.SupportsInt | typing.SupportsIndex, grad_z0: typing.SupportsInt | typing.SupportsIndex, grad_dt: typing.SupportsInt | typing.SupportsIndex, grad_weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_condition: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+def rollout_backward(rollout: Rollout, trajectory: typing.SupportsInt | typing.SupportsIndex, grad_trajectory: typing.SupportsInt | typing.SupportsIndex, grad_energies: typing.SupportsInt | typing.SupportsIndex, grad_z0: typing.SupportsInt | typing.SupportsIndex, grad_dt: typing.SupportsInt | typing.SupportsIndex, grad_weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_condition: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     The adjoint of rollout_forward. Cotangents may be 0 for none; gradients are overwritten.
     """
-def rollout_forward(rollout: Rollout, z0: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.SupportsInt | typing.SupportsIndex, energies: typing.SupportsInt | typing.SupportsIndex, tape: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+def rollout_forward(rollout: Rollout, z0: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.SupportsInt | typing.SupportsIndex, energies: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    Roll out. z0 (batch, dim), trajectory (batch, steps + 1, dim), energies (batch, steps + 1) or 0, tape (tape_size) or 0.
+    Roll out. z0 (batch, dim), trajectory (batch, steps + 1, dim), energies (batch, steps + 1) or 0.
     """
 def supports_bfloat16() -> bool:
     """
     Whether the instruction set in use multiplies bfloat16.
-    """
-def tape_size(rollout: Rollout) -> int:
-    """
-    Numbers on the tape that a rollout may leave for its adjoint.
     """
 def use_instruction_set(name: str) -> None:
     """

@@ -275,7 +275,6 @@ def _rollout_backward_cpu(
     _C.rollout_backward(
         call.rollout,
         trajectory.data_ptr(),
-        0,
         address(grad_trajectory),
         address(grad_energies),
         grad_z0.data_ptr(),

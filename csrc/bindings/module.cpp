@@ -72,11 +72,9 @@ struct Native {
 };
 
 template <class T>
-void forward(const Description& description, Address z0, Address trajectory, Address energies, Address tape,
-             int threads) {
+void forward(const Description& description, Address z0, Address trajectory, Address energies, int threads) {
   const Native<T> native(description);
-  run_forward<T>(native.rollout, {pointer<T>(z0), pointer<T>(trajectory), pointer<T>(energies), pointer<T>(tape)},
-                 threads);
+  run_forward<T>(native.rollout, {pointer<T>(z0), pointer<T>(trajectory), pointer<T>(energies), nullptr}, threads);
 }
 
 struct Gradients {
@@ -86,12 +84,12 @@ struct Gradients {
 };
 
 template <class T>
-void backward(const Description& description, Address trajectory, Address tape, Address grad_trajectory,
-              Address grad_energies, const Gradients& gradients, int threads) {
+void backward(const Description& description, Address trajectory, Address grad_trajectory, Address grad_energies,
+              const Gradients& gradients, int threads) {
   const Native<T> native(description);
   const std::vector<T*> weights = pointers<T>(gradients.weights), biases = pointers<T>(gradients.biases);
   run_backward<T>(native.rollout,
-                  {pointer<T>(trajectory), pointer<T>(tape), pointer<T>(grad_trajectory), pointer<T>(grad_energies),
+                  {pointer<T>(trajectory), nullptr, pointer<T>(grad_trajectory), pointer<T>(grad_energies),
                    pointer<T>(gradients.z0), pointer<T>(gradients.dt), weights.data(), biases.data(),
                    pointer<T>(gradients.condition)},
                   threads);
@@ -201,32 +199,23 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
           py::arg("condition"), py::arg("bfloat16"));
 
   m.def(
-      "tape_size",
-      [](const Description& rollout) {
-        return rollout.is_double ? tape_size(Native<double>(rollout).rollout)
-                                 : tape_size(Native<float>(rollout).rollout);
-      },
-      "Numbers on the tape that a rollout may leave for its adjoint.", py::arg("rollout"));
-  m.def(
       "rollout_forward",
-      [](const Description& rollout, Address z0, Address trajectory, Address energies, Address tape, int threads) {
-        (rollout.is_double ? forward<double> : forward<float>)(rollout, z0, trajectory, energies, tape, threads);
+      [](const Description& rollout, Address z0, Address trajectory, Address energies, int threads) {
+        (rollout.is_double ? forward<double> : forward<float>)(rollout, z0, trajectory, energies, threads);
       },
-      "Roll out. z0 (batch, dim), trajectory (batch, steps + 1, dim), energies (batch, steps + 1) or 0, tape "
-      "(tape_size) or 0.",
-      py::arg("rollout"), py::arg("z0"), py::arg("trajectory"), py::arg("energies"), py::arg("tape"),
-      py::arg("threads"));
+      "Roll out. z0 (batch, dim), trajectory (batch, steps + 1, dim), energies (batch, steps + 1) or 0.",
+      py::arg("rollout"), py::arg("z0"), py::arg("trajectory"), py::arg("energies"), py::arg("threads"));
   m.def(
       "rollout_backward",
-      [](const Description& rollout, Address trajectory, Address tape, Address grad_trajectory, Address grad_energies,
+      [](const Description& rollout, Address trajectory, Address grad_trajectory, Address grad_energies,
          Address grad_z0, Address grad_dt, std::vector<Address> grad_weights, std::vector<Address> grad_biases,
          Address grad_condition, int threads) {
         const Gradients gradients = {grad_z0, grad_dt, std::move(grad_weights), std::move(grad_biases), grad_condition};
-        (rollout.is_double ? backward<double> : backward<float>)(rollout, trajectory, tape, grad_trajectory,
-                                                                 grad_energies, gradients, threads);
+        (rollout.is_double ? backward<double> : backward<float>)(rollout, trajectory, grad_trajectory, grad_energies,
+                                                                 gradients, threads);
       },
       "The adjoint of rollout_forward. Cotangents may be 0 for none; gradients are overwritten.", py::arg("rollout"),
-      py::arg("trajectory"), py::arg("tape"), py::arg("grad_trajectory"), py::arg("grad_energies"), py::arg("grad_z0"),
+      py::arg("trajectory"), py::arg("grad_trajectory"), py::arg("grad_energies"), py::arg("grad_z0"),
       py::arg("grad_dt"), py::arg("grad_weights"), py::arg("grad_biases"), py::arg("grad_condition"),
       py::arg("threads"));
 

@@ -2,6 +2,11 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -81,8 +86,23 @@ void run(const Rollout<T>& rollout, const MeasureSizes& measure, const Run& run)
   memory.trim();
 }
 
+// Asks for large pages behind an array that is about to be written: a large result is fresh memory, and to have it a
+// small page at a time takes long.
+inline void prefer_large_pages(void* data, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = uintptr_t{2} << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
+  if (data && begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a wish, no more
+#else
+  static_cast<void>(data), static_cast<void>(bytes);
+#endif
+}
+
 template <class T>
 void run_forward(const Rollout<T>& rollout, const ForwardArrays<T>& arrays, int threads) {
+  const int64_t states = rollout.batch * (rollout.steps + 1);
+  prefer_large_pages(arrays.trajectory, static_cast<size_t>(states * rollout.network.dim) * sizeof(T));
   run(
       rollout, [&] { return forward_sizes(rollout, arrays.tape != nullptr, threads); },
       [&](const Prepared& weights, void* memory, size_t size) {
