@@ -212,7 +212,7 @@ def _rollout_cpu(
     z0 = z0.contiguous()
     call = _Call(z0, dt, weights, biases, condition, activation, method, steps, precision)
     _C.rollout_forward(
-        call.rollout, z0.data_ptr(), trajectory.data_ptr(), address(energies), 0, torch.get_num_threads()
+        call.rollout, z0.data_ptr(), trajectory.data_ptr(), address(energies), torch.get_num_threads()
     )
     return results
 
