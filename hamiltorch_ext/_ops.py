@@ -211,9 +211,7 @@ def _rollout_cpu(
     results = trajectory, energies = _empty_results(z0, steps, return_energy)
     z0 = z0.contiguous()
     call = _Call(z0, dt, weights, biases, condition, activation, method, steps, precision)
-    _C.rollout_forward(
-        call.rollout, z0.data_ptr(), trajectory.data_ptr(), address(energies), torch.get_num_threads()
-    )
+    _C.rollout_forward(call.rollout, z0.data_ptr(), trajectory.data_ptr(), address(energies), torch.get_num_threads())
     return results
 
 

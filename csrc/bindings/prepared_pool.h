@@ -1,5 +1,7 @@
 // Prepared weights kept between calls. A call takes what an earlier call with the same network in the same layout left,
 // or fresh memory, has it to itself, and gives it back. Which weights it holds needs no trust: the kernels compare.
+// Nobody waits here: where another thread is at the list, fresh memory does (and a forked child may find it locked for
+// good).
 #pragma once
 #include <cstddef>
 #include <cstdlib>
@@ -9,6 +11,8 @@
 #include <new>
 #include <string>
 #include <utility>
+
+#include "hamiltorch/rollout.h"
 
 namespace hamiltorch {
 
@@ -34,8 +38,8 @@ class PreparedPool {
     PreparedWeights found;
     if (size == 0) return found;
     {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      for (auto entry = kept_.begin(); entry != kept_.end(); ++entry)
+      const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+      for (auto entry = kept_.begin(); lock && entry != kept_.end(); ++entry)
         if (entry->size == size && entry->key == key) {
           found = std::move(*entry);
           kept_.erase(entry);
@@ -51,16 +55,17 @@ class PreparedPool {
   }
 
   void give_back(PreparedWeights weights) {
-    if (weights.size == 0 || weights.size > kMostBytes) return;
+    if (weights.size == 0 || weights.size > kPreparedKept) return;
     weights.filled = true;
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return;
     bytes_ += weights.size;
     kept_.push_front(std::move(weights));
-    for (; bytes_ > kMostBytes || kept_.size() > kMostEntries; kept_.pop_back()) bytes_ -= kept_.back().size;
+    for (; bytes_ > kPreparedKept || kept_.size() > kMostEntries; kept_.pop_back()) bytes_ -= kept_.back().size;
   }
 
  private:
-  static constexpr size_t kMostBytes = size_t{128} << 20, kMostEntries = 32;
+  static constexpr size_t kMostEntries = 32;
   std::mutex mutex_;
   std::list<PreparedWeights> kept_;  // used last, first
   size_t bytes_ = 0;

@@ -62,20 +62,28 @@ class Pool {
   int pending_ = 0;
 };
 
-std::atomic<Pool*> pool{nullptr};
+// What calls share: whose turn it is, and workers of our own.
+struct Threads {
+  std::mutex turn;
+  Pool pool;
+};
+
+std::atomic<Threads*> threads_of_process{nullptr};
 std::atomic<bool> forked{false};
 
-// A forked child has the parent's memory but none of its threads: it starts a pool of its own.
+// A forked child has the parent's memory but none of its threads, and locks that a thread held stay locked: it starts
+// anew, and leaves the OpenMP runtime alone, which cannot.
 void forget_threads() {
-  pool.store(nullptr, std::memory_order_relaxed);
+  threads_of_process.store(nullptr, std::memory_order_relaxed);
   forked.store(true, std::memory_order_relaxed);
 }
+const int registered = pthread_atfork(nullptr, nullptr, forget_threads);
 
-Pool& the_pool() {
-  Pool* existing = pool.load(std::memory_order_acquire);
+Threads& the_threads() {
+  Threads* existing = threads_of_process.load(std::memory_order_acquire);
   if (existing) return *existing;
-  Pool* created = new Pool;
-  if (pool.compare_exchange_strong(existing, created)) return *created;
+  Threads* created = new Threads;
+  if (threads_of_process.compare_exchange_strong(existing, created)) return *created;
   delete created;
   return *existing;
 }
@@ -132,13 +140,12 @@ void parallel(int threads, void (*task)(void*, int), void* context) {
     task(context, 0);
     return;
   }
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_threads);
   static_cast<void>(registered);
   static const OpenMp openmp;
-  static std::mutex turn;
-  const std::lock_guard<std::mutex> lock(turn);
+  Threads& shared = the_threads();
+  const std::lock_guard<std::mutex> lock(shared.turn);
   if (forked.load(std::memory_order_relaxed) || !openmp.run(threads, task, context))
-    the_pool().run(threads, task, context);
+    shared.pool.run(threads, task, context);
 }
 
 void yield_thread() { sched_yield(); }

@@ -25,18 +25,22 @@ inline constexpr int64_t kTeamRows = 16;
 inline constexpr double kForkWork = 5e5, kBarrierWork = 5e4;
 // Below this many parameters packing costs nothing worth avoiding.
 inline constexpr double kSmallNetwork = 65536;
-// Samples times steps that pay for G, where it is not at hand from an earlier call.
-inline constexpr int64_t kLayer1Samples = 8;
+// Calls over which G may pay for itself: prepared weights outlive the call.
+inline constexpr double kCallsOfG = 64;
 
 // Whether the products of a step cost less in layer-1 space, width^2 for a move instead of 2 d width, and 2 d width for
-// the states. G then also shrinks what is read again and again from d to width columns.
+// the states, by enough to pay for G. It then also shrinks what is read again and again from d to width columns.
 template <class T>
-bool layer1_pays(const Rollout<T>& rollout) {
-  int64_t moves = 0;
+bool layer1_pays(const Rollout<T>& rollout, double parameters) {
+  double moves = 0;
   for (int64_t k = 0; k < rollout.stage_count; ++k)
     moves += ((rollout.stages[k].moves & kMovesP) != 0) + ((rollout.stages[k].moves & kMovesQ) != 0);
-  const int64_t d = rollout.network.dim / 2, width = rollout.network.widths[0];
-  return moves * width + 2 * d < 2 * moves * d && rollout.batch * rollout.steps >= kLayer1Samples;
+  const double d = static_cast<double>(rollout.network.dim) / 2, width = static_cast<double>(rollout.network.widths[0]);
+  const double saved = width * (2 * moves * d - moves * width - 2 * d);
+  // Two sets of panels and a copy, of the weights and of G.
+  const double prepared = 3 * sizeof(T) * (parameters + width * width);
+  const double calls = prepared < static_cast<double>(kPreparedKept) ? kCallsOfG : 1;
+  return saved > 0 && calls * saved * static_cast<double>(rollout.batch * rollout.steps) >= width * width * d;
 }
 
 // `replays`: the plan of an adjoint, or of a rollout that leaves a tape for one: both work on the states.
@@ -51,7 +55,7 @@ Plan make_plan(const Rollout<T>& rollout, int threads, bool replays) {
 
   Plan plan;
   plan.packed = rollout.batch > kMaxDirectRows || parameters < kSmallNetwork || rollout.bfloat16;
-  plan.layer1 = !replays && layer1_pays(rollout);
+  plan.layer1 = !replays && layer1_pays(rollout, parameters);
   if (work < kForkWork || threads < 1) threads = 1;
   const double phase = (batch < kTileRows ? batch : kTileRows) * parameters / (network.hidden + 1);
   if (phase / threads >= kBarrierWork) {

@@ -62,6 +62,9 @@ struct Prepared {
   bool filled;   // whether an earlier call with equal sizes and plan has filled it
 };
 
+// Callers keep no more of it than this between calls; what needs more is made at every call.
+inline constexpr size_t kPreparedKept = size_t{128} << 20;
+
 // CPU. `threads` is the most that may be used; results depend on it only through rounding, and are the same bits for
 // the same value. `workspace` is aligned to 64 bytes.
 struct Sizes {
