@@ -80,6 +80,7 @@ def rollout(
     ]
     if not _watched() and _to_be_recorded(z0, dt, condition, *mlp.weights, *biases):
         tape_bytes = 0 if recompute else TAPE_BYTES
+        z0, condition = z0.contiguous(), contiguous(condition)  # in another order there would be no tape
         results = _Recorded.apply(
             z0, dt, condition, mlp.activation, method, steps, return_energy, precision, tape_bytes,
             *mlp.weights, *biases,

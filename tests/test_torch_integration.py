@@ -365,6 +365,26 @@ def test_fork_after_use(model, z0):
     assert torch.equal(model(z0)[0], expected)
 
 
+def test_fork_after_torch_alone():
+    """The parent's OpenMP runtime has threads, of which the child knows nothing, before there was any rollout."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork")
+    script = """
+import os, torch
+from hamiltorch_ext import HamiltonianMLP, leapfrog_rollout
+torch.set_num_threads(2)
+H, z0 = HamiltonianMLP(64, (128, 128)), torch.randn(64, 64)
+(torch.randn(2000, 2000) + 1).sum()
+child = os.fork()
+if child == 0:
+    with torch.no_grad():
+        leapfrog_rollout(H, z0, 0.1, 3)
+    os._exit(0)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=60)
+
+
 @on("cpu")
 def test_data_loader_workers(model, z0):
     """The commonest fork of all: a rollout inside a worker of a DataLoader."""
