@@ -30,6 +30,7 @@ struct DirectCall {
   bool bfloat16;
   bool recording;  // then a tensor that requires a gradient is declined
   int threads;
+  const Implementation& implementation = active_implementation();
 };
 
 // Rollouts of tensors past torch's dispatcher, for calls of which no gradient is recorded and that nothing else
@@ -76,10 +77,11 @@ class Direct {
     const py::object energies = return_energy ? tensors_.empty(z0, shape) : py::none();
     shape.push_back(dim);
     py::object trajectory = tensors_.empty(z0, shape);
-    const int64_t numbers = tape_bytes ? tape_size(taken.rollout) : 0;
+    const int64_t numbers = tape_bytes ? kernels_of<T>(call.implementation).tape_size(taken.rollout) : 0;
     const bool taped = numbers > 0 && numbers <= tape_bytes / static_cast<int64_t>(sizeof(T));
     const py::object tape = taped ? tensors_.empty(z0, {numbers}) : py::none();
-    run_forward<T>(taken.rollout, {start->data, data<T>(trajectory), data<T>(energies), data<T>(tape)}, call.threads);
+    run_forward<T>(call.implementation, taken.rollout,
+                   {start->data, data<T>(trajectory), data<T>(energies), data<T>(tape)}, call.threads);
     return py::make_tuple(trajectory, energies, tape);
   }
 
@@ -93,7 +95,9 @@ class Direct {
     if (!take(call, {batch}, dim, taken)) return py::none();
     taken.rollout.steps = points - 1;
     T *on_states = nullptr, *on_energies = nullptr, *kept = nullptr;
-    if (!tape.is_none() && !take_optional(call, tape, {tape_size(taken.rollout)}, kept)) return py::none();
+    if (!tape.is_none() &&
+        !take_optional(call, tape, {kernels_of<T>(call.implementation).tape_size(taken.rollout)}, kept))
+      return py::none();
     if (!take_optional(call, grad_trajectory, {batch, points, dim}, on_states) ||
         !take_optional(call, grad_energies, {batch, points}, on_energies))
       return py::none();
@@ -113,7 +117,7 @@ class Direct {
       biases.push_back(data<T>(grad_biases[l]));
       width = outputs;
     }
-    run_backward<T>(taken.rollout,
+    run_backward<T>(call.implementation, taken.rollout,
                     {states->data, kept, on_states, on_energies, data<T>(grad_z0), data<T>(grad_dt), weights.data(),
                      biases.data(), data<T>(grad_condition)},
                     call.threads);
@@ -164,7 +168,7 @@ class Direct {
     rollout.stages = call.method.stages.data();
     rollout.stage_count = static_cast<int64_t>(call.method.stages.size());
     rollout.bfloat16 = call.bfloat16 && sizeof(T) == sizeof(float);
-    if (rollout.bfloat16 && !supports_bfloat16()) return false;
+    if (rollout.bfloat16 && !call.implementation.multiply_add_bfloat16) return false;
     rollout.batch = 1;
     for (const int64_t size : batch) rollout.batch *= size;
     return take_condition(call, batch, rollout.condition) && take_time_step(call, rollout.dt);

@@ -48,6 +48,7 @@ template <class T>
 struct Native {
   std::vector<T*> weights, biases;
   Rollout<T> rollout;
+  const Implementation& implementation = active_implementation();
 
   explicit Native(const Description& d) : weights(pointers<T>(d.weights)), biases(pointers<T>(d.biases)) {
     if (!std::isfinite(d.dt)) throw py::value_error("dt must be finite, got " + std::to_string(d.dt));
@@ -66,7 +67,7 @@ struct Native {
                d.batch,
                pointer<T>(d.condition),
                d.bfloat16};
-    if (d.bfloat16 && (sizeof(T) != sizeof(float) || !supports_bfloat16()))
+    if (d.bfloat16 && (sizeof(T) != sizeof(float) || !implementation.multiply_add_bfloat16))
       throw py::value_error("precision bfloat16 needs float32 arguments and a processor with AVX-512 BF16");
   }
 };
@@ -74,7 +75,8 @@ struct Native {
 template <class T>
 void forward(const Description& description, Address z0, Address trajectory, Address energies, int threads) {
   const Native<T> native(description);
-  run_forward<T>(native.rollout, {pointer<T>(z0), pointer<T>(trajectory), pointer<T>(energies), nullptr}, threads);
+  run_forward<T>(native.implementation, native.rollout,
+                 {pointer<T>(z0), pointer<T>(trajectory), pointer<T>(energies), nullptr}, threads);
 }
 
 struct Gradients {
@@ -88,7 +90,7 @@ void backward(const Description& description, Address trajectory, Address grad_t
               const Gradients& gradients, int threads) {
   const Native<T> native(description);
   const std::vector<T*> weights = pointers<T>(gradients.weights), biases = pointers<T>(gradients.biases);
-  run_backward<T>(native.rollout,
+  run_backward<T>(native.implementation, native.rollout,
                   {pointer<T>(trajectory), nullptr, pointer<T>(grad_trajectory), pointer<T>(grad_energies),
                    pointer<T>(gradients.z0), pointer<T>(gradients.dt), weights.data(), biases.data(),
                    pointer<T>(gradients.condition)},

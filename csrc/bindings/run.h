@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -57,13 +58,13 @@ inline Workspace& workspace() {
 
 // What tells prepared weights apart.
 template <class T>
-std::string prepared_key(const Rollout<T>& rollout, int32_t layout) {
+std::string prepared_key(const Implementation& implementation, const Rollout<T>& rollout, int32_t layout) {
   std::string bytes;
   bytes.reserve(static_cast<size_t>(5 + 2 * rollout.network.hidden) * sizeof(int64_t));
   const auto add = [&](int64_t number) { bytes.append(reinterpret_cast<const char*>(&number), sizeof(number)); };
   const Mlp<T>& network = rollout.network;
   add(layout | static_cast<int32_t>(sizeof(T)) << 8 | rollout.bfloat16 << 16);
-  add(reinterpret_cast<int64_t>(&active_implementation()));
+  add(reinterpret_cast<int64_t>(&implementation));
   add(network.dim);
   add(network.condition_dim);
   for (int64_t l = 0; l < network.hidden; ++l) add(network.widths[l]);
@@ -71,18 +72,16 @@ std::string prepared_key(const Rollout<T>& rollout, int32_t layout) {
   return bytes;
 }
 
-// Asks for the sizes, finds the memory and runs; again where another thread chose another instruction set in between.
-template <class T, class MeasureSizes, class Run>
-void run(const Rollout<T>& rollout, const MeasureSizes& measure, const Run& run) {
-  const pybind11::gil_scoped_release release;
+// Finds the memory and runs. A call asks for the instruction set once: another thread may choose another meanwhile.
+template <class T, class Run>
+void run(const Implementation& implementation, const Rollout<T>& rollout, const Sizes& sizes, const Run& run) {
   Workspace& memory = workspace();
-  Status status;
-  do {
-    const Sizes sizes = measure();
-    PreparedWeights weights = PreparedPool::instance().take(prepared_key(rollout, sizes.layout), sizes.prepared);
-    status = run(Prepared{weights.memory.get(), weights.filled}, memory.at_least(sizes.workspace), sizes.workspace);
-    if (status == Status::kOk) PreparedPool::instance().give_back(std::move(weights));
-  } while (status == Status::kWorkspaceTooSmall);
+  PreparedWeights weights =
+      PreparedPool::instance().take(prepared_key(implementation, rollout, sizes.layout), sizes.prepared);
+  const Prepared prepared = {weights.memory.get(), weights.filled};
+  if (run(prepared, memory.at_least(sizes.workspace), sizes.workspace) != Status::kOk)
+    throw std::runtime_error("the workspace must be as large as the kernels asked for");
+  PreparedPool::instance().give_back(std::move(weights));
   memory.trim();
 }
 
@@ -100,22 +99,26 @@ inline void prefer_large_pages(void* data, size_t bytes) {
 }
 
 template <class T>
-void run_forward(const Rollout<T>& rollout, const ForwardArrays<T>& arrays, int threads) {
+void run_forward(const Implementation& implementation, const Rollout<T>& rollout, const ForwardArrays<T>& arrays,
+                 int threads) {
+  const pybind11::gil_scoped_release release;
+  const Kernels<T>& kernels = kernels_of<T>(implementation);
   const int64_t states = rollout.batch * (rollout.steps + 1);
   prefer_large_pages(arrays.trajectory, static_cast<size_t>(states * rollout.network.dim) * sizeof(T));
-  run(
-      rollout, [&] { return forward_sizes(rollout, arrays.tape != nullptr, threads); },
-      [&](const Prepared& weights, void* memory, size_t size) {
-        return rollout_forward(rollout, arrays, threads, weights, memory, size);
+  run(implementation, rollout, kernels.forward_sizes(rollout, arrays.tape != nullptr, threads),
+      [&](const Prepared& prepared, void* memory, size_t size) {
+        return kernels.forward(rollout, arrays, threads, prepared, memory, size);
       });
 }
 
 template <class T>
-void run_backward(const Rollout<T>& rollout, const BackwardArrays<T>& arrays, int threads) {
-  run(
-      rollout, [&] { return backward_sizes(rollout, threads); },
-      [&](const Prepared& weights, void* memory, size_t size) {
-        return rollout_backward(rollout, arrays, threads, weights, memory, size);
+void run_backward(const Implementation& implementation, const Rollout<T>& rollout, const BackwardArrays<T>& arrays,
+                  int threads) {
+  const pybind11::gil_scoped_release release;
+  const Kernels<T>& kernels = kernels_of<T>(implementation);
+  run(implementation, rollout, kernels.backward_sizes(rollout, threads),
+      [&](const Prepared& prepared, void* memory, size_t size) {
+        return kernels.backward(rollout, arrays, threads, prepared, memory, size);
       });
 }
 

@@ -57,14 +57,6 @@ bool use_implementation(const char* name) {
   return found != nullptr;
 }
 
-template <class T>
-const Kernels<T>& kernels_of(const Implementation& implementation) {
-  if constexpr (sizeof(T) == sizeof(float))
-    return implementation.f32;
-  else
-    return implementation.f64;
-}
-
 bool supports_bfloat16() { return active_implementation().multiply_add_bfloat16 != nullptr; }
 
 template <class T>

@@ -32,6 +32,14 @@ struct Implementation {
   float (*read)(const float* values, int64_t count, int64_t times);
 };
 
+template <class T>
+const Kernels<T>& kernels_of(const Implementation& implementation) {
+  if constexpr (sizeof(T) == sizeof(float))
+    return implementation.f32;
+  else
+    return implementation.f64;
+}
+
 extern const Implementation kBaseline;
 #if defined(__x86_64__)
 extern const Implementation kAvx2;
