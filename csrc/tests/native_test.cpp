@@ -298,8 +298,8 @@ int main() {
       {70, 2, 3, 2, {300, 260}, Activation::kTanh, kEuler, true},
       {70, 2, 40, 2, {300, 260}, Activation::kSilu, kLeapfrog, true},
       // Layer-1 space: width below 4/3 d.
-      {70, 2, 40, 9, {66, 260}, Activation::kSoftplus, kLeapfrog, true},
-      {301, 1, 2, 40, {270, 65}, Activation::kTanh, kLeapfrog, true},
+      {70, 2, 40, 3, {66, 260}, Activation::kSoftplus, kLeapfrog, true},
+      {301, 1, 2, 5, {270, 65}, Activation::kTanh, kLeapfrog, true},
       {301, 0, 5, 3, {270}, Activation::kGelu, kLeapfrog, false},
       {299, 0, 1, 9, {211, 130, 67}, Activation::kSilu, kEuler, true},
   };
