@@ -51,10 +51,7 @@ void roll_layer1(const Forward<T>& job, const ForwardTile<T>& tile, int64_t firs
       const bool moves_p = stage.moves & kMovesP, moves_q = stage.moves & kMovesQ;
       const T step = static_cast<T>(stage.coefficient) * rollout.dt;
       evaluate(network, rows, tile.first, e, Record<T>{}, energies && k == 0, worker);
-      if (energies && k == 0) {
-        worker.wait();
-        job.write_energies(e, first_row, rows, n, worker);
-      }
+      if (energies && k == 0) job.write_energies(e, first_row, rows, n, worker);
       const Tile<T>& impulse = tile.impulse[turn ^= 1];
       for_columns<T>(all_rows, columns, [&](int64_t r, int64_t c) {
         const Vec<T> x = step * load(e.delta[0].row(r) + c);
@@ -82,11 +79,7 @@ void roll_layer1(const Forward<T>& job, const ForwardTile<T>& tile, int64_t firs
       pending = 0;
     }
   }
-  if (energies) {
-    evaluate_values(network, rows, tile.first, e, Record<T>{}, true, worker);
-    worker.wait();
-    job.write_energies(e, first_row, rows, rollout.steps, worker);
-  }
+  job.end(tile, first_row, rows, worker);
 }
 
 }  // namespace

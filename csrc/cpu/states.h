@@ -40,10 +40,7 @@ void roll_states(const Forward<T>& job, const ForwardTile<T>& tile, int64_t firs
       const bool moves_p = stage.moves & kMovesP, moves_q = stage.moves & kMovesQ;
       const T step = static_cast<T>(stage.coefficient) * rollout.dt;
       evaluate(network, rows, tile.first, e, tape.record(n, k), energies && k == 0, worker);
-      if (energies && k == 0) {
-        worker.wait();
-        job.write_energies(e, first_row, rows, n, worker);
-      }
+      if (energies && k == 0) job.write_energies(e, first_row, rows, n, worker);
       if (moves_p) move(network.q, rows, e.delta[0], -step, tile.product, tile.p, tile.p, worker);
       if (moves_q) move(network.p, rows, e.delta[0], step, tile.product, tile.q, tile.q, worker);
       if (moves_p) apply(network.p, rows, tile.p, tile.first.from_p, worker, no_more);
@@ -54,11 +51,7 @@ void roll_states(const Forward<T>& job, const ForwardTile<T>& tile, int64_t firs
     write_rows(tile.q, rows, d, trajectory + (n + 1) * 2 * d, stride, worker);
     write_rows(tile.p, rows, d, trajectory + (n + 1) * 2 * d + d, stride, worker);
   }
-  if (energies) {
-    evaluate_values(network, rows, tile.first, e, Record<T>{}, true, worker);
-    worker.wait();
-    job.write_energies(e, first_row, rows, rollout.steps, worker);
-  }
+  job.end(tile, first_row, rows, worker);
 }
 
 }  // namespace

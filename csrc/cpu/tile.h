@@ -29,9 +29,10 @@ struct Forward {
   Barrier* barriers;      // [teams]
   Barrier* all;           // [1]
 
-  // Writes own share of the energies of state n, from the last layer's values.
+  // Writes own share of the energies of state n, from the last layer's values of all members.
   void write_energies(const Evaluation<T>& e, int64_t first_row, int64_t rows, int64_t n,
                       const Worker<T>& worker) const {
+    worker.wait();
     const Range mine = worker.share_of(rows);
     for (int64_t r = mine.begin; r < mine.end; ++r)
       arrays.energies[(first_row + r) * (rollout->steps + 1) + n] = energy(network, e, r);
@@ -50,6 +51,13 @@ struct Forward {
     fill_base(network, rows, rollout->condition + first_row * network.condition.in, tile.first.base, worker);
     apply(network.q, rows, tile.q, tile.first.from_q, worker, no_more);
     apply(network.p, rows, tile.p, tile.first.from_p, worker, no_more);
+  }
+
+  // The last state's energies, for which layer 1 is evaluated once more.
+  void end(const ForwardTile<T>& tile, int64_t first_row, int64_t rows, const Worker<T>& worker) const {
+    if (!arrays.energies) return;
+    evaluate_values(network, rows, tile.first, tile.evaluation, Record<T>{}, true, worker);
+    write_energies(tile.evaluation, first_row, rows, rollout->steps, worker);
   }
 };
 
