@@ -44,7 +44,7 @@ sanitize: $(VENV)/test
 	  $(BIN)/cmake -S . -B build/sanitize-$$sanitizers -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja \
 	    -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 -DHAMILTORCH_CUDA=OFF -DHAMILTORCH_WARNINGS_AS_ERRORS=ON \
 	    -DHAMILTORCH_SANITIZE=$$sanitizers > /dev/null && \
-	  $(BIN)/cmake --build build/sanitize-$$sanitizers > /dev/null && \
+	  $(BIN)/cmake --build build/sanitize-$$sanitizers -- --quiet && \
 	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/native_test && \
 	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/activation_test 8009 && \
 	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/emulator_test || exit 1; \

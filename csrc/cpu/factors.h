@@ -55,8 +55,10 @@ void add_outer_panel(const Factors<T>& f, int64_t panel, int64_t count, T* sums)
     for (int64_t o = 0; o < f.out_width; o += kOuterRows) {
       const int64_t within = o % kPanel<T>;
       const T* const out = f.out + (o - within) * f.capacity + k * kPanel<T> + within;
-      const auto product = k ? block<T, T, kOuterRows, 2, true> : block<T, T, kOuterRows, 2, false>;
-      product(depth, out, 1, kPanel<T>, in + k * kPanel<T>, sums + o * kPanel<T>, kPanel<T>);
+      block<T, T, kOuterRows, 2>(depth, out, 1, kPanel<T>, in + k * kPanel<T>, [&](int i, int j, const Vec<T>& sum) {
+        T* const to = sums + (o + i) * kPanel<T> + j * kLanes<T>;
+        store(to, k ? load(to) + sum : sum);
+      });
     }
   }
   for (int64_t o = 0; o < f.out_width; ++o) {

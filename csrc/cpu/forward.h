@@ -1,6 +1,7 @@
 // A whole rollout: every team takes its samples, tile by tile, through all steps.
 #pragma once
 #include "layer1.h"
+#include "single.h"
 #include "states.h"
 
 namespace hamiltorch {
@@ -58,8 +59,15 @@ void forward_thread(void* context, int index) {
   const int64_t tiles = ceil_div(mine.size(), plan.tile_rows);
   for (int64_t i = 0; i < tiles; ++i) {
     const Range part = share(mine.size(), i, tiles);
-    const auto roll = plan.layer1 ? roll_layer1<T> : roll_states<T>;
-    roll(job, job.tiles[team], mine.begin + part.begin, part.size(), job.workers[index]);
+    const int64_t row = mine.begin + part.begin;
+    if (rolls_single(job, part.size())) {
+      with_activation(job.network.activation, [&](auto tag) {
+        roll_single<T, decltype(tag)::kind>(job, job.tiles[team], row, job.workers[index]);
+      });
+    } else {
+      const auto roll = plan.layer1 ? roll_layer1<T> : roll_states<T>;
+      roll(job, job.tiles[team], row, part.size(), job.workers[index]);
+    }
   }
 }
 

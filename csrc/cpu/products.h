@@ -39,10 +39,10 @@ constexpr Range share_columns(int64_t columns, int index, int count) {
   return {panels.begin * kPanel<T>, end < columns ? end : columns};
 }
 
-// C[rows][vectors * lanes] (+)= A[rows][k] B[k][...], A by row and k strides, B in panels [k][kPanel]; what is there is
-// added last. Few accumulators are split over k, so that the chain of dependent additions does not set the pace.
-template <class Word, class T, int rows, int vectors, bool accumulate>
-inline void block(int64_t depth, const Word* a, int64_t a_row, int64_t a_k, const Word* b, T* c, int64_t c_row) {
+// finish(row, vector, sum) for C[rows][vectors * lanes] = A[rows][k] B[k][...], A by row and k strides, B in panels
+// [k][kPanel]. Few accumulators are split over k, so that the chain of dependent additions does not set the pace.
+template <class Word, class T, int rows, int vectors, class Finish>
+inline void block(int64_t depth, const Word* a, int64_t a_row, int64_t a_k, const Word* b, const Finish& finish) {
   constexpr int kLane = kLanes<T>;
   constexpr int split = rows * vectors >= 8 ? 1 : rows * vectors >= 4 ? 2 : rows * vectors >= 2 ? 4 : 8;
   const auto vector_at = [&](int64_t k, int j) { return b + (j / 2 * depth + k) * kPanel<T> + j % 2 * kLane; };
@@ -80,17 +80,17 @@ inline void block(int64_t depth, const Word* a, int64_t a_row, int64_t a_k, cons
       Vec<T> sum = sums[0][i][j];
 #pragma GCC unroll 8
       for (int s = 1; s < split; ++s) sum += sums[s][i][j];
-      T* const to = c + i * c_row + j * kLane;
-      store(to, accumulate ? load(to) + sum : sum);
+      finish(i, j, sum);
     }
 }
 
-// `block` with the row count known only at run time, found by halving.
+// The same into C, with the row count known only at run time, found by halving.
 template <class Word, class T, int vectors, int least = 1, int most = kBlockRows>
 inline void block_of(int64_t count, int64_t depth, const Word* a, int64_t a_row, const Word* b, T* c, int64_t c_row) {
   constexpr int middle = (least + most) / 2;
   if constexpr (least == most)
-    block<Word, T, least, vectors, false>(depth, a, a_row, 1, b, c, c_row);
+    block<Word, T, least, vectors>(
+        depth, a, a_row, 1, b, [&](int i, int j, const Vec<T>& sum) { store(c + i * c_row + j * kLanes<T>, sum); });
   else if (count <= middle)
     block_of<Word, T, vectors, least, middle>(count, depth, a, a_row, b, c, c_row);
   else

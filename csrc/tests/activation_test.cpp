@@ -112,14 +112,6 @@ void reference(Activation activation, T a, Wide<T>* jet) {
 }
 
 template <class T>
-const Kernels<T>& kernels_of(const Implementation& implementation) {
-  if constexpr (kSingle<T>)
-    return implementation.f32;
-  else
-    return implementation.f64;
-}
-
-template <class T>
 std::string description(Activation activation, const Implementation& implementation) {
   return std::string(implementation.name) + (kSingle<T> ? " float32 " : " float64 ") +
          kNames[static_cast<int>(activation)];
