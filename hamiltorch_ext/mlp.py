@@ -167,6 +167,8 @@ def describe(H: object) -> MLP | str:
 
     TypeError where H is no energy at all, ValueError where it is a Sequential that cannot be one.
     """
+    if type(H) is HamiltonianMLP and (mlp := _plain_description(H)) is not None:
+        return mlp
     if isinstance(H, nn.Module) and (reason := _why_not_plain(H)):
         return reason
     if isinstance(H, HamiltonianMLP):
@@ -181,16 +183,30 @@ def describe(H: object) -> MLP | str:
     return _describe_layers(*parsed)
 
 
+def _plain_description(H: HamiltonianMLP) -> MLP | None:
+    """``H.description`` where nothing in H has hooks or parametrizations: in one pass, a small rollout waits for it."""
+    layers = H._modules["layers"]
+    if layers is None or H._forward_hooks or H._forward_pre_hooks or layers._forward_hooks or layers._forward_pre_hooks:
+        return None
+    weights, biases = [], []
+    for layer in layers._modules.values():
+        if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+            return None
+        own: dict[str, Any] = layer._parameters
+        if "weight" not in own or "bias" not in own:
+            return None
+        weights.append(own["weight"])
+        biases.append(own["bias"])
+    return MLP(tuple(weights), tuple(biases), H.activation, H.condition_dim)
+
+
 def _describe_layers(layers: Iterable[nn.Module | None], activation: str, condition_dim: int = 0) -> MLP:
     weights: list[Tensor] = []
     biases: list[Tensor | None] = []
     for layer in layers:
         assert isinstance(layer, nn.Linear)
-        # nn.Module's own look-up takes as long as the rest of a small call; but a parametrized weight is no entry here.
-        own: dict[str, Any] = layer._parameters
-        plain = "weight" in own and "bias" in own
-        weights.append(own["weight"] if plain else layer.weight)
-        biases.append(own["bias"] if plain else layer.bias)
+        weights.append(layer.weight)
+        biases.append(layer.bias)
     return MLP(tuple(weights), tuple(biases), activation, condition_dim)
 
 

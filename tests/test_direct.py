@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import pytest
@@ -72,7 +73,8 @@ def test_bits_of_the_operator(method, dtype, batch, condition_dim, energies):
 @pytest.mark.parametrize("batch", [(), (0,), (1,), (33,), (2, 3)], ids=str)
 @pytest.mark.parametrize("condition_dim", [0, 2])
 @pytest.mark.parametrize("use", ["trajectory", "energies", "both"])
-def test_bits_of_the_operators_gradients(dtype, batch, condition_dim, use):
+def test_the_operators_gradients(dtype, batch, condition_dim, use):
+    """To rounding: the operator leaves no tape, and one sample is rolled out in another form where there is none."""
     H = HamiltonianMLP(6, (9, 4), "tanh", condition_dim=condition_dim, dtype=dtype)
     leaves = {"z0": torch.randn(*batch, 6, dtype=dtype), "dt": torch.tensor(0.1, dtype=dtype)}
     if condition_dim:
@@ -89,7 +91,9 @@ def test_bits_of_the_operators_gradients(dtype, batch, condition_dim, use):
     with by_operator():
         want = gradients()
     with without_operator():
-        assert_same(gradients(), want)
+        torch.testing.assert_close(
+            gradients(), want, rtol=1e3 * torch.finfo(dtype).eps, atol=1e2 * torch.finfo(dtype).eps
+        )
 
 
 def test_no_operator_where_no_gradient_is_recorded(H, z0):
@@ -336,6 +340,51 @@ def test_subclasses_see_the_operator(H, z0):
     seen = []
     leapfrog_rollout(H, z0.as_subclass(Seeing), 0.1, 2)
     assert "hamiltorch.rollout.default" in seen
+
+
+class TestLargeResults:
+    """Their memory is kept for the next, and is nobody's while a tensor or a view of one is alive."""
+
+    @pytest.fixture
+    def roll(self):
+        torch.manual_seed(0)
+        H = HamiltonianMLP(2, (3,))
+
+        def roll(seed, batch=8192):
+            z0 = torch.randn(batch, 2, generator=torch.Generator().manual_seed(seed))
+            with torch.no_grad():
+                return leapfrog_rollout(H, z0, 0.01, 1023)  # 64 MB
+
+        return roll
+
+    def test_values(self, roll):
+        whole = roll(0)
+        with by_operator():
+            assert torch.equal(whole, roll(0))
+        assert whole.is_contiguous()
+        assert type(whole) is torch.Tensor
+
+    def test_memory_is_used_again(self, roll):
+        first = roll(0)
+        address = first.data_ptr()
+        del first
+        assert roll(1).data_ptr() == address
+
+    @pytest.mark.parametrize("view", [torch.detach, lambda x: x[7]])
+    def test_memory_in_use_is_left_alone(self, roll, view):
+        held = view(roll(0))
+        before = held.clone()
+        others = [roll(seed) for seed in (1, 2)]
+        assert others[0].data_ptr() != others[1].data_ptr()
+        assert torch.equal(held, before)
+
+    def test_several_threads(self, roll):
+        def work(seed):
+            return [roll(seed, batch)[-1].sum().item() for batch in (8192, 5000, 8192)]
+
+        seeds = [3, 4, 5, 6]
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(work, seeds)) == [work(seed) for seed in seeds]
 
 
 def test_torch_without_the_table():

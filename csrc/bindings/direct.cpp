@@ -74,12 +74,12 @@ class Direct {
     if (!take(call, shape, dim, taken) || !take_steps(steps, taken.rollout.steps)) return py::none();
 
     shape.push_back(taken.rollout.steps + 1);
-    const py::object energies = return_energy ? tensors_.empty(z0, shape) : py::none();
+    const py::object energies = return_energy ? tensors_.result<T>(z0, shape) : py::none();
     shape.push_back(dim);
-    py::object trajectory = tensors_.empty(z0, shape);
+    py::object trajectory = tensors_.result<T>(z0, shape);
     const int64_t numbers = tape_bytes ? kernels_of<T>(call.implementation).tape_size(taken.rollout) : 0;
     const bool taped = numbers > 0 && numbers <= tape_bytes / static_cast<int64_t>(sizeof(T));
-    const py::object tape = taped ? tensors_.empty(z0, {numbers}) : py::none();
+    const py::object tape = taped ? tensors_.result<T>(z0, {numbers}) : py::none();
     run_forward<T>(call.implementation, taken.rollout,
                    {start->data, data<T>(trajectory), data<T>(energies), data<T>(tape)}, call.threads);
     return py::make_tuple(trajectory, energies, tape);

@@ -7,9 +7,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
+
+#include "large_memory.h"
 
 namespace hamiltorch {
 
@@ -31,11 +34,20 @@ struct Tensor {
   uint64_t byte_offset;
 };
 
+struct Managed {
+  uint32_t major, minor;
+  void* context;
+  void (*release)(Managed* self);
+  uint64_t flags;
+  Tensor tensor;
+};
+
 struct Exchange {
   uint32_t major, minor;
   const void* older;
-  void (*unused[3])();
-  int (*read)(void* object, Tensor* out);  // 0, or -1 with a Python exception
+  void (*unused[2])();
+  int (*make)(Managed* tensor, void** object);  // takes the tensor over; 0, or -1 with a Python exception
+  int (*read)(void* object, Tensor* out);       // likewise
 };
 
 }  // namespace dlpack
@@ -63,16 +75,16 @@ class Tensors {
     const void* table = PyCapsule_GetPointer(exchange.ptr(), "dlpack_exchange_api");
     if (!table) throw pybind11::error_already_set();
     if (static_cast<const dlpack::Exchange*>(table)->major == dlpack::kMajor)
-      read_ = static_cast<const dlpack::Exchange*>(table)->read;
+      exchange_ = static_cast<const dlpack::Exchange*>(table);
   }
 
   // Nothing unless `object` is a plain tensor of T's on the CPU, contiguous.
   template <class T>
   std::optional<View<T>> view(pybind11::handle object) const {
     const pybind11::handle type(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
-    if (!read_ || (!type.is(tensor_) && !type.is(parameter_))) return {};
+    if (!exchange_ || !exchange_->read || (!type.is(tensor_) && !type.is(parameter_))) return {};
     dlpack::Tensor t;
-    if (read_(object.ptr(), &t) != 0) {  // it has no memory
+    if (exchange_->read(object.ptr(), &t) != 0) {  // it has no memory
       PyErr_Clear();
       return {};
     }
@@ -93,6 +105,16 @@ class Tensors {
     return truth(PyObject_GetAttr(tensor.ptr(), requires_grad_.ptr()));
   }
 
+  // A tensor of T's without values, `like` any tensor that view<T> has read.
+  template <class T>
+  pybind11::object result(const pybind11::object& like, const std::vector<int64_t>& shape) const {
+    size_t bytes = sizeof(T);
+    bool real = true;
+    for (const int64_t size : shape) real = real && !__builtin_mul_overflow(bytes, size, &bytes);
+    const bool kept = real && bytes >= LargeMemory::kLeast && bytes <= LargeMemory::kMost;
+    return kept ? large<T>(shape, bytes) : empty(like, shape);
+  }
+
   // `like.new_empty(shape)`. Sizes one by one are parsed faster than a tuple of them, but there has to be one.
   pybind11::object empty(const pybind11::object& like, const std::vector<int64_t>& shape) const {
     if (shape.empty()) return like.attr(new_empty_)(pybind11::tuple());
@@ -105,6 +127,44 @@ class Tensors {
   }
 
  private:
+  // What a tensor in LargeMemory holds on to.
+  struct Large {
+    dlpack::Managed managed;
+    std::vector<int64_t> sizes;  // shape, strides
+    size_t bytes;
+
+    static void release(dlpack::Managed* self) {
+      Large* const large = static_cast<Large*>(self->context);
+      LargeMemory::instance().give_back(self->tensor.data, large->bytes);
+      delete large;
+    }
+  };
+
+  template <class T>
+  pybind11::object large(const std::vector<int64_t>& shape, size_t bytes) const {
+    const size_t ndim = shape.size();
+    auto large = std::make_unique<Large>();
+    large->bytes = bytes;
+    large->sizes = shape;
+    large->sizes.resize(2 * ndim, 1);
+    for (size_t i = ndim; i-- > 1;) large->sizes[ndim + i - 1] = large->sizes[ndim + i] * shape[i];
+    const int64_t* const sizes = large->sizes.data();
+    large->managed = {dlpack::kMajor, 0, large.get(), Large::release, 0, {}};
+    large->managed.tensor = {LargeMemory::instance().take(bytes),
+                             dlpack::kCpu,
+                             0,
+                             static_cast<int32_t>(ndim),
+                             dlpack::kFloat,
+                             8 * sizeof(T),
+                             1,
+                             sizes,
+                             sizes + ndim,
+                             0};
+    void* object = nullptr;
+    if (exchange_->make(&large.release()->managed, &object) != 0) throw pybind11::error_already_set();
+    return pybind11::reinterpret_steal<pybind11::object>(static_cast<PyObject*>(object));
+  }
+
   static bool truth(PyObject* answer) {
     if (!answer) throw pybind11::error_already_set();
     const bool result = answer == Py_True;
@@ -119,7 +179,7 @@ class Tensors {
   pybind11::object tensor_, parameter_;
   pybind11::object is_neg_ = interned("is_neg"), requires_grad_ = interned("requires_grad"),
                    new_empty_ = interned("new_empty");
-  int (*read_)(void*, dlpack::Tensor*) = nullptr;
+  const dlpack::Exchange* exchange_ = nullptr;
 };
 
 }  // namespace hamiltorch

@@ -89,8 +89,8 @@ template <class Word, class T, int vectors, int least = 1, int most = kBlockRows
 inline void block_of(int64_t count, int64_t depth, const Word* a, int64_t a_row, const Word* b, T* c, int64_t c_row) {
   constexpr int middle = (least + most) / 2;
   if constexpr (least == most)
-    block<Word, T, least, vectors>(
-        depth, a, a_row, 1, b, [&](int i, int j, const Vec<T>& sum) { store(c + i * c_row + j * kLanes<T>, sum); });
+    block<Word, T, least, vectors>(depth, a, a_row, 1, b,
+                                   [&](int i, int j, const Vec<T>& sum) { store(c + i * c_row + j * kLanes<T>, sum); });
   else if (count <= middle)
     block_of<Word, T, vectors, least, middle>(count, depth, a, a_row, b, c, c_row);
   else

@@ -54,8 +54,8 @@ void evaluate_single(const Network<T>& network, const ForwardTile<T>& tile, bool
     if (l == 0) {
       const FirstLayer<T>& first = tile.first;
       for (int64_t c = 0; c < network.first(); c += kLanes<T>)
-        keep(c, activate<T, kind>(load(first.from_q.data + c) + load(first.from_p.data + c) +
-                                  load(first.base.data + c)));
+        keep(c,
+             activate<T, kind>(load(first.from_q.data + c) + load(first.from_p.data + c) + load(first.base.data + c)));
     } else {
       const Weight<T>& w = network.inner[l];
       const T* const bias = network.biases[l];
@@ -68,11 +68,8 @@ void evaluate_single(const Network<T>& network, const ForwardTile<T>& tile, bool
       store(e.value[l].data + c, jet.value);
       store(e.delta[l].data + c, jet.first);
     });
-  layer(top, [&](int64_t c, const Jet<T>& jet) {
-    store(e.delta[top].data + c, load(network.head + c) * jet.first);
-  });
-  if (energies)
-    layer(top, [&](int64_t c, const Jet<T>& jet) { store(e.value[top].data + c, jet.value); });
+  layer(top, [&](int64_t c, const Jet<T>& jet) { store(e.delta[top].data + c, load(network.head + c) * jet.first); });
+  if (energies) layer(top, [&](int64_t c, const Jet<T>& jet) { store(e.value[top].data + c, jet.value); });
   for (int64_t l = top; l > 0; --l) {
     const Weight<T>& w = network.inner[l];
     T* const delta = e.delta[l - 1].data;

@@ -1,0 +1,63 @@
+// Memory of large results, kept for the next one when its tensor is gone. malloc hands such memory back to the system
+// at once, and to have it anew, page by page, can take as long as a tenth of the rollout that fills it, or a half on a
+// virtual machine.
+#pragma once
+#include <cstddef>
+#include <cstdlib>
+#include <list>
+#include <mutex>
+#include <new>
+
+namespace hamiltorch {
+
+class LargeMemory {
+ public:
+  static constexpr size_t kLeast = size_t{32} << 20;  // what is smaller malloc keeps itself
+  static constexpr size_t kMost = size_t{256} << 20;  // of one result, and of all that is kept
+
+  static LargeMemory& instance() {
+    static LargeMemory* const memory = new LargeMemory;  // never destroyed: tensors may outlive the statics
+    return *memory;
+  }
+
+  // `size` bytes, kLeast to kMost, on a boundary of large pages. Nobody waits here, as in prepared_pool.h.
+  void* take(size_t size) {
+    {
+      const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+      for (auto part = kept_.begin(); lock && part != kept_.end(); ++part)
+        if (part->size == rounded(size)) {
+          void* const found = part->memory;
+          bytes_ -= part->size;
+          kept_.erase(part);
+          return found;
+        }
+    }
+    void* const fresh = std::aligned_alloc(kPage, rounded(size));
+    if (!fresh) throw std::bad_alloc();
+    return fresh;
+  }
+
+  void give_back(void* memory, size_t size) noexcept {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return std::free(memory);
+    kept_.push_front({memory, rounded(size)});
+    for (bytes_ += rounded(size); bytes_ > kMost; kept_.pop_back()) {
+      bytes_ -= kept_.back().size;
+      std::free(kept_.back().memory);
+    }
+  }
+
+ private:
+  static constexpr size_t kPage = size_t{2} << 20;
+  static size_t rounded(size_t size) { return (size + kPage - 1) / kPage * kPage; }
+
+  struct Part {
+    void* memory;
+    size_t size;
+  };
+  std::mutex mutex_;
+  std::list<Part> kept_;  // used last, first
+  size_t bytes_ = 0;
+};
+
+}  // namespace hamiltorch
