@@ -28,14 +28,19 @@ _hand_over_to_installed()
 from . import cuda_plans, diagnostics, integrators, reference
 from .activations import Sin
 from .build import build_info
+from .lagrangians import DiscreteLagrangianMLP, MechanicalLagrangian
 from .mlp import HamiltonianMLP
 from .rollouts import euler_rollout, leapfrog_rollout, rollout
+from .variational import del_rollout
 
 __all__ = [
+    "DiscreteLagrangianMLP",
     "HamiltonianMLP",
+    "MechanicalLagrangian",
     "Sin",
     "build_info",
     "cuda_plans",
+    "del_rollout",
     "diagnostics",
     "euler_rollout",
     "integrators",

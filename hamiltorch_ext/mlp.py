@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from .activations import ACTIVATIONS, activation_of
 
-__all__ = ["MLP", "HamiltonianMLP", "describe"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["MLP", "HamiltonianMLP", "ScalarMLP", "describe"]
 
 
 class MLP(NamedTuple):
@@ -60,18 +63,18 @@ class MLP(NamedTuple):
         return delta @ self.weights[0][:, : self.dim]
 
 
-class HamiltonianMLP(nn.Module):
-    """A scalar energy H(q, p) as a multilayer perceptron, the network that the fused rollouts run.
+class ScalarMLP(nn.Module):
+    """A scalar function of a vector as a multilayer perceptron: the part of an energy or an action that is learned.
 
     Args:
-        dim: size of the state z = (q, p), that is 2d; even and positive.
+        dim: size of the vector; positive.
         hidden: widths of the hidden layers, one or more.
         activation: "softplus", "tanh", "silu", "gelu" (exact) or "sin".
         condition_dim: size of a per-trajectory condition (context vector, physical parameter); 0 for none.
         device: as for ``nn.Linear``.
         dtype: as for ``nn.Linear``.
 
-    The layers are plain ``nn.Linear`` in order (``self.layers``), initialised as torch does. Source: H-JEPA, eq. 2.
+    The layers are plain ``nn.Linear`` in order (``self.layers``), initialised as torch does.
     """
 
     def __init__(
@@ -85,9 +88,7 @@ class HamiltonianMLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_architecture(dim, hidden, activation, condition_dim)
-        self.dim, self.hidden = int(dim), tuple(int(width) for width in hidden)
-        self.activation, self.condition_dim = activation, int(condition_dim)
+        self._take_architecture(dim, hidden, activation, condition_dim)
         widths = (self.dim + self.condition_dim, *self.hidden, 1)
         self.layers = nn.ModuleList(
             nn.Linear(n_in, n_out, device=device, dtype=dtype) for n_in, n_out in pairwise(widths)
@@ -101,20 +102,15 @@ class HamiltonianMLP(nn.Module):
         return _describe_layers(layers._modules.values(), self.activation, self.condition_dim)
 
     def forward(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Energy H(z), shape (...). ``z``: (..., 2d); ``condition``: (..., condition_dim)."""
+        """The value at z, shape (...). ``z``: (..., dim); ``condition``: (..., condition_dim)."""
         return self.description.energy(z, self._checked(z, condition))
 
     def gradient(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Analytic dH/dz, shape (..., 2d), differentiable in z, the condition and every parameter."""
+        """Analytic gradient by z, shape (..., dim), differentiable in z, the condition and every parameter."""
         return self.description.gradient(z, self._checked(z, condition))
 
-    def vector_field(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Hamilton's equations dz/dt = J dH/dz = (dH/dp, -dH/dq), shape (..., 2d)."""
-        dq, dp = self.gradient(z, condition).chunk(2, dim=-1)
-        return torch.cat((dp, -dq), dim=-1)
-
     @classmethod
-    def from_sequential(cls, network: nn.Sequential, condition_dim: int = 0) -> HamiltonianMLP:
+    def from_sequential(cls, network: nn.Sequential, condition_dim: int = 0) -> Self:
         """Wrap an ``nn.Sequential`` of ``nn.Linear`` and one supported activation; the Linear layers are shared.
 
         ``parameters()`` yields the same tensors in the same order. ValueError says what does not fit.
@@ -125,10 +121,8 @@ class HamiltonianMLP(nn.Module):
         linears, activation = parsed
         self = cls.__new__(cls)
         nn.Module.__init__(self)
-        self.dim = linears[0].in_features - condition_dim
-        self.hidden = tuple(layer.out_features for layer in linears[:-1])
-        self.activation, self.condition_dim = activation, int(condition_dim)
-        _check_architecture(self.dim, self.hidden, activation, condition_dim)
+        hidden = tuple(linear.out_features for linear in linears[:-1])
+        self._take_architecture(linears[0].in_features - condition_dim, hidden, activation, condition_dim)
         self.layers = nn.ModuleList(linears)
         return self
 
@@ -140,15 +134,38 @@ class HamiltonianMLP(nn.Module):
         return nn.Sequential(*modules[:-1])
 
     def extra_repr(self) -> str:
-        """What ``print(H)`` shows beside the layers."""
+        """What ``print`` shows beside the layers."""
         condition = f", condition_dim={self.condition_dim}" if self.condition_dim else ""
         return f"dim={self.dim}, hidden={self.hidden}, activation={self.activation!r}{condition}"
+
+    def _take_architecture(self, dim: int, hidden: Sequence[int], activation: str, condition_dim: int) -> None:
+        _check_architecture(dim, hidden, activation, condition_dim)
+        self.dim, self.hidden = int(dim), tuple(int(width) for width in hidden)
+        self.activation, self.condition_dim = activation, int(condition_dim)
 
     def _checked(self, z: Tensor, condition: Tensor | None) -> Tensor | None:
         if z.shape[-1:] != (self.dim,):
             raise ValueError(f"z must have shape (..., {self.dim}), got {tuple(z.shape)}")
         check_condition(condition, self.condition_dim)
         return condition
+
+
+class HamiltonianMLP(ScalarMLP):
+    """A scalar energy H(q, p) as a multilayer perceptron, the network that the fused rollouts run.
+
+    Args and layers as for ``ScalarMLP``; ``dim`` is the size of the state z = (q, p), that is 2d, and even. Source:
+    H-JEPA, eq. 2.
+    """
+
+    def vector_field(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Hamilton's equations dz/dt = J dH/dz = (dH/dp, -dH/dq), shape (..., 2d)."""
+        dq, dp = self.gradient(z, condition).chunk(2, dim=-1)
+        return torch.cat((dp, -dq), dim=-1)
+
+    def _take_architecture(self, dim: int, hidden: Sequence[int], activation: str, condition_dim: int) -> None:
+        if dim <= 0 or dim % 2:
+            raise ValueError(f"dim must be even and positive (z = (q, p)), got {dim}")
+        super()._take_architecture(dim, hidden, activation, condition_dim)
 
 
 def check_condition(condition: Tensor | None, condition_dim: int) -> None:
@@ -252,8 +269,8 @@ def _parse_sequential(network: nn.Sequential) -> tuple[list[nn.Linear], str] | s
 
 
 def _check_architecture(dim: int, hidden: Sequence[int], activation: str, condition_dim: int) -> None:
-    if dim <= 0 or dim % 2:
-        raise ValueError(f"dim must be even and positive (z = (q, p)), got {dim}")
+    if dim <= 0:
+        raise ValueError(f"dim must be positive, got {dim}")
     if isinstance(hidden, int) or len(hidden) == 0 or any(width <= 0 for width in hidden):
         raise ValueError(f"hidden must be one or more positive widths, got {hidden!r}")
     if activation not in ACTIVATIONS:
