@@ -53,7 +53,7 @@ def solve(residual: Residual, start: Tensor, scale: Tensor, tol: float, max_iter
         iterations = torch.zeros(batch, dtype=torch.int64, device=y.device)
         smallest_pivot = torch.full_like(scale, torch.inf)
         settled = torch.zeros_like(error, dtype=torch.bool)
-        rows = every[_unsolved(error, tol)]  # still to be improved
+        rows = every[error > tol]  # still to be improved; not where it is NaN
         for _ in range(max_iterations):
             if len(rows) == 0:
                 break
@@ -62,8 +62,7 @@ def solve(residual: Residual, start: Tensor, scale: Tensor, tol: float, max_iter
             settled[rows] = step.abs().amax(-1) <= ROUNDINGS * torch.finfo(y.dtype).eps * y[rows].abs().amax(-1)
             improved = _line_search(residual, y, r, step, rows)
             error[rows] = _error(r[rows], scale[rows])
-            rows = rows[improved & ~settled[rows]]
-            rows = rows[_unsolved(error[rows], tol)]
+            rows = rows[improved & ~settled[rows] & (error[rows] > tol)]
     return Solution(y, (error <= tol) | settled, iterations, error, smallest_pivot)
 
 
@@ -95,11 +94,6 @@ def differentiable(residual: Callable[..., Tensor], solution: Solution, inputs: 
 
 def _error(r: Tensor, scale: Tensor) -> Tensor:
     return r.abs().amax(-1) / scale
-
-
-def _unsolved(error: Tensor, tol: float) -> Tensor:
-    """Not yet within ``tol``, and finite: from anything else there is no way back."""
-    return (error > tol) & torch.isfinite(error)
 
 
 def _matrix(residual: Residual, y: Tensor, rows: Tensor) -> Tensor:

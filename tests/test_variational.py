@@ -365,6 +365,26 @@ class TestFailures:
         assert not info.converged.any()
         assert torch.isfinite(info.residual).all()
 
+    def test_a_failure_lasts(self, L):
+        q0, q1 = self.problem()
+        forces = torch.zeros(5, 3, 2, dtype=F64)
+        forces[1, 0] = math.nan
+        q, info = del_rollout(L, q0, q1, 3, dt=0.1, forces=forces, return_info=True)
+        assert (info.residual[1, 1:] < 1e-6).all()  # they solve the equations, but from a wrong point
+        assert info.converged.all(-1).tolist() == [True, False, True, True, True]
+        assert not info.converged[1].any()
+        assert torch.isfinite(q).all()
+
+    def test_the_line_search_is_needed(self):
+        """Newton's own steps diverge on the arctangent from beyond 1.39."""
+
+        def action(q0, q1, dt):
+            return -(q0 * torch.atan(q1)).sum(-1)
+
+        q, info = del_rollout(action, tensor(0.0), tensor(2.0), 1, dt=0.1, tol=1e-12, return_info=True)
+        assert info.converged.all()
+        assert abs(q[2].item()) < 1e-11
+
     def test_hostile_starts(self):
         """Huge steps, far starts, near-singular systems: solved, as the residual confirms, or flagged."""
         for L in networks(3):
