@@ -41,7 +41,7 @@ void put(T* panels, int64_t capacity, int64_t row0, int64_t rows, const Range& c
 inline constexpr int kOuterRows = kVectorBytes == 64 ? 8 : kVectorBytes == 32 ? 4 : 2;
 // Length of a chain of additions in T. Chains are summed in T as well, and what a full buffer comes to in double, so
 // that rounding does not grow with the number of samples and steps.
-inline constexpr int64_t kChain = 256;
+inline constexpr int64_t kChain = 128;
 
 // sums += out^T in for one panel of `in`, over `count` factor rows. One chain's rows of the panel stay in the nearest
 // cache for all of `out`; `sums` is scratch [out_width rounded up][kPanel].
