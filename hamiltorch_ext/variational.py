@@ -133,7 +133,8 @@ def del_rollout(
     step = _Step(L, dt, _checked_damping(damping, q0), constraint, _by_sample(condition, batch))
     impulses = None if forces is None else forces.reshape(batch, steps, d)
     solutions: list[_newton.Solution] = []
-    recorded = _recorded(L, flat[0], flat[1], dt, step.condition, forces, step.damping)
+    bound = None if constraint is None else constraint(flat[0])
+    recorded = _recorded(L, flat[0], flat[1], dt, step.condition, forces, step.damping, bound)
     with torch.inference_mode(False), torch.set_grad_enabled(recorded):
         alive = torch.ones(batch, dtype=torch.bool, device=q0.device)
         for k in range(steps):

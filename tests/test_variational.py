@@ -449,6 +449,23 @@ def test_float32_reaches_the_tolerance():
     assert info.converged.all()
 
 
+def test_gradient_by_a_constraints_parameter():
+    """Of a free point on a circle of radius a: its angle grows evenly, wherever the radius puts it."""
+    radius = tensor(1.0, requires_grad=True)[0]
+
+    def free(q0, q1, dt):
+        return (q1 - q0).square().sum(-1) / (2 * dt)
+
+    angles = torch.tensor([0.0, 0.1], dtype=F64)
+    q0, q1 = torch.stack((torch.cos(angles), torch.sin(angles)), dim=-1)
+    q = del_rollout(
+        free, q0, q1, 1, dt=0.1, tol=1e-13, constraint=lambda q: q.norm(dim=-1, keepdim=True) - radius
+    )  # fmt: skip
+    torch.testing.assert_close(q[2], torch.stack((torch.cos(2 * angles[1]), torch.sin(2 * angles[1]))))
+    (gradient,) = torch.autograd.grad(q[2] @ q[2], radius)  # the square of the radius
+    torch.testing.assert_close(gradient, tensor(2.0)[0])
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
