@@ -1,6 +1,5 @@
 // Memory of large results, kept for the next one when its tensor is gone. malloc hands such memory back to the system
-// at once, and to have it anew, page by page, can take as long as a tenth of the rollout that fills it, or a half on a
-// virtual machine.
+// at once, and to have it anew, page by page, can take as long on a virtual machine as the rollout that fills it.
 #pragma once
 #include <cstddef>
 #include <cstdlib>

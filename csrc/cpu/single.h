@@ -68,8 +68,16 @@ void evaluate_single(const Network<T>& network, const ForwardTile<T>& tile, bool
       store(e.value[l].data + c, jet.value);
       store(e.delta[l].data + c, jet.first);
     });
-  layer(top, [&](int64_t c, const Jet<T>& jet) { store(e.delta[top].data + c, load(network.head + c) * jet.first); });
-  if (energies) layer(top, [&](int64_t c, const Jet<T>& jet) { store(e.value[top].data + c, jet.value); });
+  const auto keep_top = [&](int64_t c, const Jet<T>& jet) {
+    store(e.delta[top].data + c, load(network.head + c) * jet.first);
+  };
+  if (energies)
+    layer(top, [&](int64_t c, const Jet<T>& jet) {
+      store(e.value[top].data + c, jet.value);
+      keep_top(c, jet);
+    });
+  else
+    layer(top, keep_top);
   for (int64_t l = top; l > 0; --l) {
     const Weight<T>& w = network.inner[l];
     T* const delta = e.delta[l - 1].data;
