@@ -70,7 +70,7 @@ def differentiable(residual: Callable[..., Tensor], solution: Solution, inputs: 
     """``solution.y`` as a function of the inputs and of all that ``residual`` closes over.
 
     By the implicit function theorem: one Newton step more with its matrix held fixed has the solution's own
-    derivative. Where a sample has not converged it is constant.
+    derivative. Where a sample has not converged, or its matrix is singular at the solution, it is constant.
 
     Args:
         residual: residual(y, rows, *inputs), each input's rows taken already.
@@ -88,8 +88,9 @@ def differentiable(residual: Callable[..., Tensor], solution: Solution, inputs: 
         if given.requires_grad:
             difference = (given[rows] - leaf.detach()).unsqueeze(-1)
             change = change + (jacobian(r, leaf, create_graph=False) @ difference).squeeze(-1)
-    correction = torch.linalg.solve_ex(matrix, change.unsqueeze(-1))[0].squeeze(-1)
-    return solution.y.index_add(0, rows, correction, alpha=-1)
+    regular = (torch.linalg.lu_factor_ex(matrix).info == 0).nonzero().squeeze(-1)
+    correction = torch.linalg.solve_ex(matrix[regular], change[regular].unsqueeze(-1))[0].squeeze(-1)
+    return solution.y.index_add(0, rows[regular], correction, alpha=-1)
 
 
 def _error(r: Tensor, scale: Tensor) -> Tensor:

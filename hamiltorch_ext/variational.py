@@ -353,21 +353,23 @@ def _check_configurations(q0: Tensor, other: Tensor, name: str = "q1") -> None:
             raise TypeError(f"{label} must be float32 or float64, got {q.dtype}")
     if q0.ndim == 0 or q0.shape[-1] == 0:
         raise ValueError(f"q0 must have shape (..., d), got {tuple(q0.shape)}")
-    _checked_like(name, other, q0, tuple(q0.shape))
+    _check_kind(name, other, q0)
+    if other.shape != q0.shape:
+        raise ValueError(f"{name} must have q0's shape, {tuple(q0.shape)}, got {tuple(other.shape)}")
+
+
+def _check_kind(name: str, given: Tensor, q: Tensor) -> None:
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
+    if given.dtype != q.dtype or given.device != q.device:
+        raise TypeError(f"{name} must be {q.dtype} on {q.device} as q0 is, got {given.dtype} on {given.device}")
 
 
 def _checked_like(name: str, given: Tensor | None, q: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     """``given`` expanded to ``shape``, of q's dtype and device."""
     if given is None:
         return None
-    if not isinstance(given, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(given).__name__}")
-    if given.dtype != q.dtype or given.device != q.device:
-        raise TypeError(f"{name} must be {q.dtype} on {q.device} as q0 is, got {given.dtype} on {given.device}")
-    if name == "q1" or name == "p0":
-        if tuple(given.shape) != shape:
-            raise ValueError(f"{name} must have q0's shape, {shape}, got {tuple(given.shape)}")
-        return given
+    _check_kind(name, given, q)
     try:
         return _plain(given).expand(shape)
     except RuntimeError:
@@ -377,8 +379,7 @@ def _checked_like(name: str, given: Tensor | None, q: Tensor, shape: tuple[int, 
 def _checked_condition(condition: Tensor | None, q: Tensor) -> Tensor | None:
     if condition is None:
         return None
-    if not isinstance(condition, Tensor):
-        raise TypeError(f"condition must be a torch.Tensor, got {type(condition).__name__}")
+    _check_kind("condition", condition, q)
     if condition.ndim == 0:
         raise ValueError("condition must have shape (..., condition_dim), got a 0-d tensor")
     return _checked_like("condition", condition, q, (*q.shape[:-1], condition.shape[-1]))

@@ -357,6 +357,20 @@ class TestFailures:
         assert not info.converged.any()
         assert (info.smallest_pivot < 1e-12).all()
 
+    def test_a_solution_without_a_derivative(self):
+        """The zero Lagrangian is solved by anything: the same points with gradients recorded as without."""
+        scale = torch.ones((), dtype=F64, requires_grad=True)
+
+        def nothing(q0, q1, dt):
+            return 0 * scale * (q0 * q1).sum(-1)
+
+        q0, q1 = self.problem()
+        with torch.no_grad():
+            want = del_rollout(nothing, q0, q1, 2, dt=0.1)
+        got = del_rollout(nothing, q0, q1, 2, dt=0.1)
+        assert torch.isfinite(want).all()
+        assert torch.equal(got, want)
+
     def test_no_later_step_converges(self, L):
         q0, q1 = self.problem()
         _, whole = del_rollout(L, q0, q1, 4, dt=0.1, tol=1e-12, return_info=True)
