@@ -4,7 +4,7 @@ Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the ca
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Chain', 'CudaPlan', 'Direct', 'Method', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_plans', 'gpu_description', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'supports_bfloat16', 'use_instruction_set']
+__all__: list[str] = ['Chain', 'CudaPlan', 'DelRollout', 'Direct', 'Method', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'gpu_description', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'supports_bfloat16', 'use_instruction_set']
 class Method:
     """
     A method's stages: (moves, coefficient) each, as Stage in hamiltorch/rollout.h.
@@ -74,6 +74,12 @@ class Chain:
     """
     def __init__(self, is_double: bool, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activation: typing.SupportsInt | typing.SupportsIndex, weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], head: typing.SupportsInt | typing.SupportsIndex, stages: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], dt: typing.SupportsInt | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+class DelRollout:
+    """
+    A discrete Lagrangian and the size of a rollout; addresses may be 0.
+    """
+    def __init__(self, is_double: bool, dim: typing.SupportsInt | typing.SupportsIndex, condition_dim: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activation: typing.SupportsInt | typing.SupportsIndex, weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mass: typing.SupportsInt | typing.SupportsIndex, damping: typing.SupportsInt | typing.SupportsIndex, dt: typing.SupportsFloat | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, condition: typing.SupportsInt | typing.SupportsIndex, tolerance: typing.SupportsFloat | typing.SupportsIndex, max_iterations: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
 def chain_backward(plan: CudaPlan, chain: Chain, s: typing.SupportsInt | typing.SupportsIndex, r: typing.SupportsInt | typing.SupportsIndex, u_q: typing.SupportsInt | typing.SupportsIndex, u_p: typing.SupportsInt | typing.SupportsIndex, grad_energies: typing.SupportsInt | typing.SupportsIndex, last_energy: bool, s_bar: typing.SupportsInt | typing.SupportsIndex, r_bar: typing.SupportsInt | typing.SupportsIndex, impulses: typing.SupportsInt | typing.SupportsIndex, dt_parts: typing.SupportsInt | typing.SupportsIndex, left: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], right: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], head: typing.SupportsInt | typing.SupportsIndex, workspace: typing.SupportsInt | typing.SupportsIndex, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Its adjoint; arrays as ChainBackward in hamiltorch/cuda_rollout.h.
@@ -89,6 +95,18 @@ def cuda() -> dict:
 def cuda_plans(widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, moves: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], precision: typing.SupportsInt | typing.SupportsIndex, adjoint: bool, gpu: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> list[CudaPlan]:
     """
     Plans that run on a GPU so described, the best by prediction first; ValueError says why there is none.
+    """
+def del_adjoint(rollout: DelRollout, trajectory: typing.SupportsInt | typing.SupportsIndex, converged: typing.SupportsInt | typing.SupportsIndex, grad_trajectory: typing.SupportsInt | typing.SupportsIndex, multipliers: typing.SupportsInt | typing.SupportsIndex, grad_start: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Multipliers of the adjoint: converged (batch, steps), grad_trajectory and multipliers (batch, steps, d), grad_start (batch, 2, d).
+    """
+def del_forward(rollout: DelRollout, q0: typing.SupportsInt | typing.SupportsIndex, q1: typing.SupportsInt | typing.SupportsIndex, impulses: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.SupportsInt | typing.SupportsIndex, converged: typing.SupportsInt | typing.SupportsIndex, iterations: typing.SupportsInt | typing.SupportsIndex, residual: typing.SupportsInt | typing.SupportsIndex, smallest_pivot: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Roll out. q0, q1 (batch, d), impulses (batch, steps, d) or 0, trajectory (batch, steps + 2, d); the others (batch, steps), of bool, int64 and twice the configurations' type.
+    """
+def del_gradient(rollout: DelRollout, trajectory: typing.SupportsInt | typing.SupportsIndex, converged: typing.SupportsInt | typing.SupportsIndex, multipliers: typing.SupportsInt | typing.SupportsIndex, grad_weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_mass: typing.SupportsInt | typing.SupportsIndex, grad_damping: typing.SupportsInt | typing.SupportsIndex, grad_dt: typing.SupportsInt | typing.SupportsIndex, grad_condition: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    The adjoint's gradients from its multipliers; grad_condition (batch, steps + 1, condition_dim) or 0.
     """
 def gpu_description(device: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int, int, int, int, int, int]:
     """

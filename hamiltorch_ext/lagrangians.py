@@ -10,20 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .activations import ACTIVATIONS
-from .mlp import ScalarMLP
+from .mlp import MLP, ScalarMLP, first_hooked
 
 __all__ = [
     "D1",
     "D1D2",
     "D2",
+    "ActionMLP",
     "DiscreteLagrangianMLP",
     "MechanicalLagrangian",
+    "describe_action",
     "discrete_lagrangian",
     "momenta",
     "slot_derivatives",
@@ -54,6 +57,34 @@ def discrete_lagrangian(L: Action, rule: str = "midpoint") -> Action:
         return dt * (L(q0, velocity, *more) + L(q1, velocity, *more)) / 2
 
     return action
+
+
+class ActionMLP(NamedTuple):
+    """L_d(q0, q1) = 1/2 sum_i m_i (q1 - q0)_i^2 / dt + dt N(q0, q1, c) as plain tensors: what the native kernels read.
+
+    ``mass`` has shape (d,); N is ``network``, whose input is (q0, q1), 2d numbers.
+    """
+
+    mass: Tensor
+    network: MLP
+
+    def slot_derivatives(
+        self, q0: Tensor, q1: Tensor, dt: float | Tensor, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """D1 and D2 of L_d, each (..., d), by the chain rule written out: differentiable without a second pass."""
+        momentum = self.mass * (q1 - q0) / dt
+        first, second = self.network.gradient(torch.cat((q0, q1), dim=-1), condition).chunk(2, dim=-1)
+        return dt * first - momentum, dt * second + momentum
+
+
+def describe_action(L: object) -> ActionMLP | str:
+    """Return the ``ActionMLP`` that L is, or one line that says why it is none."""
+    if type(L) not in (MechanicalLagrangian, DiscreteLagrangianMLP):
+        return f"L is a {type(L).__name__}, not a MechanicalLagrangian or a DiscreteLagrangianMLP"
+    assert isinstance(L, MechanicalLagrangian | DiscreteLagrangianMLP)
+    if (hooked := first_hooked((L,))) is not None:
+        return f"{type(hooked).__name__} has forward hooks"
+    return L.description
 
 
 class MechanicalLagrangian(nn.Module):
@@ -122,6 +153,28 @@ class MechanicalLagrangian(nn.Module):
         """Discrete Lagrangian L_d(q0, q1), shape (...)."""
         return discrete_lagrangian(self.lagrangian, self.rule)(q0, q1, dt, condition)
 
+    @property
+    def description(self) -> ActionMLP | str:
+        """The same as plain tensors, or why it cannot be: both rules make of V a network of both points."""
+        if self.mass_network is not None:
+            return "its mass is a network"
+        V, d = self.potential.description, self.dim
+        at_q, of_condition = V.weights[0].split((d, self.condition_dim), dim=1)
+        if self.rule == "midpoint":
+            first = torch.cat((at_q / 2, at_q / 2, of_condition), dim=1)
+            weights, biases, head = V.weights[1:-1], V.biases[:-1], -V.weights[-1]
+        else:  # V at q0 and V at q1, side by side
+            nothing = torch.zeros_like(at_q)
+            first = torch.cat(
+                (torch.cat((at_q, nothing, of_condition), dim=1), torch.cat((nothing, at_q, of_condition), dim=1))
+            )
+            weights = tuple(torch.block_diag(weight, weight) for weight in V.weights[1:-1])
+            biases = tuple(None if bias is None else torch.cat((bias, bias)) for bias in V.biases[:-1])
+            head = torch.cat((V.weights[-1], V.weights[-1]), dim=1) / -2
+        # No derivative of L_d depends on the last bias.
+        network = MLP((first, *weights, head), (*biases, None), V.activation, V.condition_dim)
+        return ActionMLP(F.softplus(self.raw_mass) + _LEAST_MASS, network)
+
     def _kinetic(self, q: Tensor, v: Tensor, condition: Tensor | None) -> Tensor:
         return 0.5 * (self.mass(q, condition) * v.square()).sum(-1)
 
@@ -163,6 +216,11 @@ class DiscreteLagrangianMLP(nn.Module):
     def mass(self) -> Tensor:
         """Masses of the kinetic term, shape (d,), all above 0.001."""
         return F.softplus(self.raw_mass) + _LEAST_MASS
+
+    @property
+    def description(self) -> ActionMLP:
+        """The same as plain tensors."""
+        return ActionMLP(self.mass, self.network.description)
 
     def forward(self, q0: Tensor, q1: Tensor, dt: float | Tensor, condition: Tensor | None = None) -> Tensor:
         """Discrete Lagrangian L_d(q0, q1), shape (...)."""

@@ -15,7 +15,7 @@ from .activations import ACTIVATIONS, activation_of
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MLP", "HamiltonianMLP", "ScalarMLP", "describe"]
+__all__ = ["MLP", "HamiltonianMLP", "ScalarMLP", "check_condition", "describe", "first_hooked"]
 
 
 class MLP(NamedTuple):
@@ -232,18 +232,18 @@ def _why_not_plain(H: nn.Module) -> str | None:
     for base in (HamiltonianMLP, nn.Sequential):
         if isinstance(H, base) and type(H).forward is not base.forward:
             return f"{type(H).__name__} has a forward of its own"
-    hooked = _first_hooked((H,))
+    hooked = first_hooked((H,))
     return None if hooked is None else f"{type(hooked).__name__} has forward hooks"
 
 
-def _first_hooked(modules: Iterable[nn.Module | None]) -> nn.Module | None:
+def first_hooked(modules: Iterable[nn.Module | None]) -> nn.Module | None:
     """The first with forward hooks among these and what they hold, in a third of the time of ``nn.Module.modules``."""
     for module in modules:
         if module is None:
             continue
         if module._forward_hooks or module._forward_pre_hooks:
             return module
-        if module._modules and (found := _first_hooked(module._modules.values())) is not None:
+        if module._modules and (found := first_hooked(module._modules.values())) is not None:
             return found
     return None
 

@@ -10,17 +10,23 @@ import math
 import numbers
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from . import _newton
-from .lagrangians import D1, D1D2, Action, jacobian, slot_derivatives
+from . import _native_del, _newton
+from ._ops import transformed
+from .lagrangians import D1, D1D2, Action, ActionMLP, describe_action, jacobian, slot_derivatives
+from .mlp import check_condition
 
 __all__ = ["DELInfo", "del_residual", "del_rollout", "initialize_from_state", "regularity_penalty"]
 
 Constraint = Callable[[Tensor], Tensor]
+Slots = Callable[..., tuple[Tensor, Tensor]]
+
+BACKENDS = ("auto", "native", "reference")
 
 
 class DELInfo(NamedTuple):
@@ -52,6 +58,7 @@ def del_rollout(
     constraint: Constraint | None = ...,
     condition: Tensor | None = ...,
     return_info: Literal[False] = ...,
+    backend: str = ...,
 ) -> Tensor: ...
 @overload
 def del_rollout(
@@ -68,6 +75,7 @@ def del_rollout(
     constraint: Constraint | None = ...,
     condition: Tensor | None = ...,
     return_info: Literal[True],
+    backend: str = ...,
 ) -> tuple[Tensor, DELInfo]: ...
 def del_rollout(
     L: Action,
@@ -83,6 +91,7 @@ def del_rollout(
     constraint: Constraint | None = None,
     condition: Tensor | None = None,
     return_info: bool = False,
+    backend: str = "auto",
 ) -> Tensor | tuple[Tensor, DELInfo]:
     """Continue the motion that begins with q0 and q1 by the discrete Euler-Lagrange equations.
 
@@ -105,6 +114,12 @@ def del_rollout(
             multipliers. q0 and q1 have to satisfy it.
         condition: per-trajectory input of L, shape (..., condition_dim).
         return_info: also return a ``DELInfo``; without it, a warning tells of steps that were not solved.
+        backend: "native" (one fused call for the whole rollout, or an error that says why not), "reference" (torch,
+            many times slower), or "auto": native where it can be. It knows ``MechanicalLagrangian`` with constant
+            masses and ``DiscreteLagrangianMLP``, on the CPU, without a constraint.
+        backend: "native" (one fused call for the whole rollout, or an error that says why not), "reference" (torch,
+            many times slower), or "auto": native where it can be. It knows ``MechanicalLagrangian`` with constant
+            masses and ``DiscreteLagrangianMLP``, on the CPU, without a constraint.
 
     Returns:
         Trajectory (..., steps + 2, d), beginning with q0 and q1; with ``return_info`` also a ``DELInfo``. The
@@ -124,28 +139,28 @@ def del_rollout(
     if not (isinstance(tol, numbers.Real) and 0 < tol < math.inf):
         raise ValueError(f"tol must be a positive number, got {tol!r}")
     dt = _checked_dt(dt)
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     shape, d = q0.shape[:-1], q0.shape[-1]
     forces = _checked_like("forces", forces, q0, (*shape, steps, d))
     condition = _checked_condition(condition, q0)
+    friction = _checked_damping(damping, q0)
 
-    flat = [q.reshape(-1, d) for q in (_plain(q0), _plain(q1))]
-    batch = flat[0].shape[0]
-    step = _Step(L, dt, _checked_damping(damping, q0), constraint, _by_sample(condition, batch))
+    start, second = (_plain(q).reshape(-1, d) for q in (q0, q1))
+    batch = start.shape[0]
     impulses = None if forces is None else forces.reshape(batch, steps, d)
-    solutions: list[_newton.Solution] = []
-    bound = None if constraint is None else constraint(flat[0])
-    recorded = _recorded(L, flat[0], flat[1], dt, step.condition, forces, step.damping, bound)
-    with torch.inference_mode(False), torch.set_grad_enabled(recorded):
-        alive = torch.ones(batch, dtype=torch.bool, device=q0.device)
-        for k in range(steps):
-            q, solution = step(
-                *flat[-2:], None if impulses is None else impulses[:, k], alive, recorded, tol, max_iterations
-            )
-            alive = solution.converged
-            solutions.append(solution)
-            flat.append(q)
-        trajectory = torch.stack(flat, dim=1).reshape(*shape, steps + 2, d)
-    info = _gather(solutions, q0, shape)
+    step = _Step(L, dt, friction, constraint, _by_sample(condition, batch))
+    action = describe_action(L)
+    reason = action if isinstance(action, str) else _why_not_native(action, q0, constraint)
+    if backend == "native" and reason is not None:
+        raise ValueError(f"backend='native' cannot run this rollout: {reason}")
+    if backend != "reference" and reason is None:
+        assert isinstance(action, ActionMLP)
+        trajectory, info = _native(action, step, start, second, steps, impulses, float(tol), max_iterations)
+    else:
+        trajectory, info = _reference(step, start, second, steps, impulses, tol, max_iterations)
+    trajectory = trajectory.reshape(*shape, steps + 2, d)
+    info = DELInfo(*(field.reshape(*shape, steps) for field in info))
     if return_info:
         return trajectory, info
     if not torch.compiler.is_compiling() and not bool(info.converged.all()):
@@ -156,6 +171,64 @@ def del_rollout(
             stacklevel=2,
         )
     return trajectory
+
+
+def _reference(
+    step: _Step, q0: Tensor, q1: Tensor, steps: int, impulses: Tensor | None, tol: float, max_iterations: int
+) -> tuple[Tensor, DELInfo]:
+    """The rollout of (batch, d) by torch, a step at a time."""
+    flat = [q0, q1]
+    solutions: list[_newton.Solution] = []
+    bound = None if step.constraint is None else step.constraint(q0)
+    recorded = _recorded(step.L, q0, q1, step.dt, step.condition, impulses, step.damping, bound)
+    with torch.inference_mode(False), torch.set_grad_enabled(recorded):
+        alive = torch.ones(len(q0), dtype=torch.bool, device=q0.device)
+        for k in range(steps):
+            impulse = None if impulses is None else impulses[:, k]
+            q, solution = step(flat[-2], flat[-1], impulse, alive, recorded, tol, max_iterations)
+            alive = solution.converged
+            solutions.append(solution)
+            flat.append(q)
+        return torch.stack(flat, dim=1), _gather(solutions, q0)
+
+
+def _why_not_native(action: ActionMLP, q0: Tensor, constraint: Constraint | None) -> str | None:
+    """What keeps the native kernels from this rollout; TypeError and ValueError where nothing could run it."""
+    network = action.network
+    for parameter in (action.mass, *network.weights, *network.biases):
+        if parameter is not None and (parameter.dtype != q0.dtype or parameter.device != q0.device):
+            raise TypeError(
+                f"q0 must be {parameter.dtype} on {parameter.device} as L's parameters are, "
+                f"got {q0.dtype} on {q0.device}"
+            )
+    if constraint is not None:
+        return "constraints are kept by torch alone"
+    if q0.device.type != "cpu":
+        return f"there is no kernel for {q0.device.type}"
+    if transformed():
+        return "torch.func transforms and forward-mode differentiation do not see through a native call"
+    return None
+
+
+def _native(
+    action: ActionMLP,
+    step: _Step,
+    q0: Tensor,
+    q1: Tensor,
+    steps: int,
+    impulses: Tensor | None,
+    tol: float,
+    max_iterations: int,
+) -> tuple[Tensor, DELInfo]:
+    """The same by the native kernels, in one call."""
+    check_condition(step.condition, action.network.condition_dim)
+    damping = step.damping if isinstance(step.damping, Tensor) else q0.new_full(q0.shape[-1:], step.damping)
+    dt = float(step.dt.detach() if isinstance(step.dt, Tensor) else step.dt)
+    recorded = torch.is_grad_enabled()  # leaving inference mode would switch it on
+    settings = _native_del.Settings(dt, steps, tol, max_iterations)
+    with torch.inference_mode(False), torch.set_grad_enabled(recorded):
+        outcome = _native_del.rollout(action, q0, q1, step.dt, damping, step.condition, impulses, settings)
+    return outcome.trajectory, DELInfo(*outcome[1:])
 
 
 class _Step:
@@ -288,16 +361,28 @@ def del_residual(
     if not isinstance(q, Tensor) or q.ndim < 2 or q.shape[-2] < 2:
         got = tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__
         raise ValueError(f"q must have shape (..., n + 2, d), got {got}")
-    dt = _checked_dt(dt)
-    friction = _checked_damping(damping, q)
-    q0, q1 = q[..., :-1, :], q[..., 1:, :]
+    forces = _checked_like("forces", forces, q, (*q.shape[:-2], q.shape[-2] - 2, q.shape[-1]))
     condition = _checked_condition(condition, q[..., 0, :])
+    action = describe_action(L)
+    slots = partial(slot_derivatives, L) if isinstance(action, str) else action.slot_derivatives
+    return _equations(slots, q, _checked_dt(dt), _checked_damping(damping, q), forces, condition)
+
+
+def _equations(
+    slots: Slots,
+    q: Tensor,
+    dt: float | Tensor,
+    damping: float | Tensor,
+    forces: Tensor | None,
+    condition: Tensor | None,
+) -> Tensor:
+    """The equations' left side on the motion q (..., n + 2, d): (..., n, d)."""
+    q0, q1 = q[..., :-1, :], q[..., 1:, :]
     if condition is not None:
         condition = condition.unsqueeze(-2).expand(*q0.shape[:-1], condition.shape[-1])
-    first, second = slot_derivatives(L, q0, q1, dt, condition)
-    drag = friction * (q1 - q0) / 2
+    first, second = slots(q0, q1, dt, condition)
+    drag = damping * (q1 - q0) / 2
     r = (second - drag)[..., :-1, :] + (first - drag)[..., 1:, :]
-    forces = _checked_like("forces", forces, q, tuple(r.shape))
     return r if forces is None else r + forces
 
 
@@ -327,15 +412,15 @@ def _recorded(
     return any(x.requires_grad for x in (value, *others) if isinstance(x, Tensor))
 
 
-def _gather(solutions: list[_newton.Solution], q0: Tensor, shape: torch.Size) -> DELInfo:
-    batch, steps = q0.reshape(-1, q0.shape[-1]).shape[0], len(solutions)
+def _gather(solutions: list[_newton.Solution], q0: Tensor) -> DELInfo:
+    batch, steps = len(q0), len(solutions)
     kinds = {"converged": torch.bool, "iterations": torch.int64, "residual": q0.dtype, "smallest_pivot": q0.dtype}
     fields: dict[str, Any] = {}
     for name, dtype in kinds.items():
         whole = torch.empty(batch, steps, dtype=dtype, device=q0.device)
         for k, solution in enumerate(solutions):
             whole[:, k] = getattr(solution, name)
-        fields[name] = whole.reshape(*shape, steps)
+        fields[name] = whole
     return DELInfo(**fields)
 
 

@@ -24,6 +24,7 @@
 #include "hamiltorch/rollout.h"
 #include "method.h"
 #include "run.h"
+#include "variational.h"
 
 namespace py = pybind11;
 
@@ -223,6 +224,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
 
   bind_direct(m);
   bind_chain(m);
+  bind_variational(m);
 
   m.def("instruction_sets", &instruction_sets, "Instruction sets that this processor runs, widest last.");
   m.def("instruction_set", [] { return std::string(active_implementation().name); }, "The instruction set in use.");

@@ -58,12 +58,11 @@ inline Workspace& workspace() {
 
 // What tells prepared weights apart.
 template <class T>
-std::string prepared_key(const Implementation& implementation, const Rollout<T>& rollout, int32_t layout) {
+std::string prepared_key(const Implementation& implementation, const Mlp<T>& network, bool bfloat16, int32_t layout) {
   std::string bytes;
-  bytes.reserve(static_cast<size_t>(5 + 2 * rollout.network.hidden) * sizeof(int64_t));
+  bytes.reserve(static_cast<size_t>(5 + 2 * network.hidden) * sizeof(int64_t));
   const auto add = [&](int64_t number) { bytes.append(reinterpret_cast<const char*>(&number), sizeof(number)); };
-  const Mlp<T>& network = rollout.network;
-  add(layout | static_cast<int32_t>(sizeof(T)) << 8 | rollout.bfloat16 << 16);
+  add(layout | static_cast<int32_t>(sizeof(T)) << 8 | bfloat16 << 16);
   add(reinterpret_cast<int64_t>(&implementation));
   add(network.dim);
   add(network.condition_dim);
@@ -74,10 +73,11 @@ std::string prepared_key(const Implementation& implementation, const Rollout<T>&
 
 // Finds the memory and runs. A call asks for the instruction set once: another thread may choose another meanwhile.
 template <class T, class Run>
-void run(const Implementation& implementation, const Rollout<T>& rollout, const Sizes& sizes, const Run& run) {
+void run(const Implementation& implementation, const Mlp<T>& network, bool bfloat16, const Sizes& sizes,
+         const Run& run) {
   Workspace& memory = workspace();
   PreparedWeights weights =
-      PreparedPool::instance().take(prepared_key(implementation, rollout, sizes.layout), sizes.prepared);
+      PreparedPool::instance().take(prepared_key(implementation, network, bfloat16, sizes.layout), sizes.prepared);
   const Prepared prepared = {weights.memory.get(), weights.filled};
   if (run(prepared, memory.at_least(sizes.workspace), sizes.workspace) != Status::kOk)
     throw std::runtime_error("the workspace must be as large as the kernels asked for");
@@ -105,7 +105,8 @@ void run_forward(const Implementation& implementation, const Rollout<T>& rollout
   const Kernels<T>& kernels = kernels_of<T>(implementation);
   const int64_t states = rollout.batch * (rollout.steps + 1);
   prefer_large_pages(arrays.trajectory, static_cast<size_t>(states * rollout.network.dim) * sizeof(T));
-  run(implementation, rollout, kernels.forward_sizes(rollout, arrays.tape != nullptr, threads),
+  run(implementation, rollout.network, rollout.bfloat16,
+      kernels.forward_sizes(rollout, arrays.tape != nullptr, threads),
       [&](const Prepared& prepared, void* memory, size_t size) {
         return kernels.forward(rollout, arrays, threads, prepared, memory, size);
       });
@@ -116,7 +117,7 @@ void run_backward(const Implementation& implementation, const Rollout<T>& rollou
                   int threads) {
   const pybind11::gil_scoped_release release;
   const Kernels<T>& kernels = kernels_of<T>(implementation);
-  run(implementation, rollout, kernels.backward_sizes(rollout, threads),
+  run(implementation, rollout.network, rollout.bfloat16, kernels.backward_sizes(rollout, threads),
       [&](const Prepared& prepared, void* memory, size_t size) {
         return kernels.backward(rollout, arrays, threads, prepared, memory, size);
       });

@@ -62,9 +62,6 @@ struct Backward {
   int64_t matrices() const { return kInner + network.hidden - 1; }
 };
 
-// Factor buffers of about this size: long products, and still within the last-level cache.
-inline constexpr int64_t kFactorBytes = 20 << 20;
-
 // Factor rows that one step leaves per sample in matrix m.
 template <class T>
 int64_t factor_rows(const Rollout<T>& rollout, int64_t m) {
@@ -501,11 +498,6 @@ void gather(const Backward<T>& job) {
     for (int i = 0; i < job.plan.team_size; ++i) dt += job.tiles[team].dt_sums[i];
   job.arrays.grad_biases[network.hidden][0] = static_cast<T>(head_bias);
   *job.arrays.grad_dt = static_cast<T>(dt);
-}
-
-template <class T>
-void clear(T* values, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) values[i] = 0;
 }
 
 template <class T>

@@ -86,6 +86,37 @@ Status rollout_backward(const Rollout<T>& rollout, const BackwardArrays<T>& arra
   return kernels_of<T>(active_implementation()).backward(rollout, arrays, threads, prepared, workspace, workspace_size);
 }
 
+template <class T>
+Sizes del_sizes(const DelRollout<T>& rollout, int threads) {
+  return kernels_of<T>(active_implementation()).del_sizes(rollout, threads);
+}
+
+template <class T>
+Status del_forward(const DelRollout<T>& rollout, const DelArrays<T>& arrays, int threads, const Prepared& prepared,
+                   void* workspace, size_t workspace_size) {
+  return kernels_of<T>(active_implementation())
+      .del_forward(rollout, arrays, threads, prepared, workspace, workspace_size);
+}
+
+template <class T>
+Status del_adjoint(const DelRollout<T>& rollout, const DelAdjointArrays<T>& arrays, int threads,
+                   const Prepared& prepared, void* workspace, size_t workspace_size) {
+  return kernels_of<T>(active_implementation())
+      .del_adjoint(rollout, arrays, threads, prepared, workspace, workspace_size);
+}
+
+template <class T>
+Sizes del_gradient_sizes(const DelRollout<T>& rollout, int threads) {
+  return kernels_of<T>(active_implementation()).del_gradient_sizes(rollout, threads);
+}
+
+template <class T>
+Status del_gradient(const DelRollout<T>& rollout, const DelGradientArrays<T>& arrays, int threads,
+                    const Prepared& prepared, void* workspace, size_t workspace_size) {
+  return kernels_of<T>(active_implementation())
+      .del_gradient(rollout, arrays, threads, prepared, workspace, workspace_size);
+}
+
 template int64_t tape_size(const Rollout<float>&);
 template int64_t tape_size(const Rollout<double>&);
 template Sizes forward_sizes(const Rollout<float>&, bool, int);
@@ -100,5 +131,19 @@ template Status rollout_backward(const Rollout<float>&, const BackwardArrays<flo
                                  size_t);
 template Status rollout_backward(const Rollout<double>&, const BackwardArrays<double>&, int, const Prepared&, void*,
                                  size_t);
+template Sizes del_sizes(const DelRollout<float>&, int);
+template Sizes del_sizes(const DelRollout<double>&, int);
+template Status del_forward(const DelRollout<float>&, const DelArrays<float>&, int, const Prepared&, void*, size_t);
+template Status del_forward(const DelRollout<double>&, const DelArrays<double>&, int, const Prepared&, void*, size_t);
+template Status del_adjoint(const DelRollout<float>&, const DelAdjointArrays<float>&, int, const Prepared&, void*,
+                            size_t);
+template Status del_adjoint(const DelRollout<double>&, const DelAdjointArrays<double>&, int, const Prepared&, void*,
+                            size_t);
+template Sizes del_gradient_sizes(const DelRollout<float>&, int);
+template Sizes del_gradient_sizes(const DelRollout<double>&, int);
+template Status del_gradient(const DelRollout<float>&, const DelGradientArrays<float>&, int, const Prepared&, void*,
+                             size_t);
+template Status del_gradient(const DelRollout<double>&, const DelGradientArrays<double>&, int, const Prepared&, void*,
+                             size_t);
 
 }  // namespace hamiltorch

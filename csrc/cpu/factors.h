@@ -6,6 +6,9 @@
 namespace hamiltorch {
 namespace {
 
+// Factor buffers of about this size: long products, and still within the last-level cache.
+inline constexpr int64_t kFactorBytes = 20 << 20;
+
 // Rows of the factors of one weight matrix's gradient, sum_k out[k] (x) in[k], in panels [panel][capacity][kPanel].
 template <class T>
 struct Factors {
@@ -24,6 +27,11 @@ Factors<T> take_factors(Arena& arena, int64_t out_width, int64_t in_width, int64
           in_width,
           capacity,
           arena.take<double>(out_width * padded<T>(in_width))};
+}
+
+template <class T>
+void clear(T* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) values[i] = 0;
 }
 
 // Stores value(r, c) for this member's columns as rows row0.. of one factor.

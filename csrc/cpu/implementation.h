@@ -1,6 +1,7 @@
 // The kernels as compiled for one instruction set: an object with a name that users can print and override.
 #pragma once
 #include "hamiltorch/rollout.h"
+#include "hamiltorch/variational.h"
 
 namespace hamiltorch {
 
@@ -13,6 +14,14 @@ struct Kernels {
                     size_t size);
   Status (*backward)(const Rollout<T>&, const BackwardArrays<T>&, int threads, const Prepared&, void* workspace,
                      size_t size);
+  Sizes (*del_sizes)(const DelRollout<T>&, int threads);
+  Status (*del_forward)(const DelRollout<T>&, const DelArrays<T>&, int threads, const Prepared&, void* workspace,
+                        size_t size);
+  Status (*del_adjoint)(const DelRollout<T>&, const DelAdjointArrays<T>&, int threads, const Prepared&, void* workspace,
+                        size_t size);
+  Sizes (*del_gradient_sizes)(const DelRollout<T>&, int threads);
+  Status (*del_gradient)(const DelRollout<T>&, const DelGradientArrays<T>&, int threads, const Prepared&,
+                         void* workspace, size_t size);
   // The activation and its two derivatives at each of `count` numbers, for tests.
   void (*activate)(Activation, const T* a, int64_t count, T* value, T* first, T* second);
 };

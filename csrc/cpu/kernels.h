@@ -3,6 +3,8 @@
 #include "backward.h"
 #include "forward.h"
 #include "implementation.h"
+#include "variational.h"
+#include "variational_gradient.h"
 
 namespace hamiltorch {
 namespace {
@@ -69,7 +71,9 @@ void activate_array(Activation activation, const T* a, int64_t count, T* value, 
 
 template <class T>
 constexpr Kernels<T> kernels() {
-  return {tape_count<T>, forward_measure<T>, backward_measure<T>, forward_run<T>, backward_run<T>, activate_array<T>};
+  return {tape_count<T>,       forward_measure<T>, backward_measure<T>, forward_run<T>,
+          backward_run<T>,     del_measure<T>,     del_forward_run<T>,  del_adjoint_run<T>,
+          interval_measure<T>, interval_run<T>,    activate_array<T>};
 }
 
 constexpr Implementation implementation(const char* name) {

@@ -43,13 +43,19 @@ bool layer1_pays(const Rollout<T>& rollout, double parameters) {
   return saved > 0 && calls * saved * static_cast<double>(rollout.batch * rollout.steps) >= width * width * d;
 }
 
+// Weights of all layers that every evaluation reads.
+template <class T>
+double weights_of(const Mlp<T>& network) {
+  double count = static_cast<double>(network.dim) * network.widths[0];
+  for (int64_t l = 1; l < network.hidden; ++l) count += static_cast<double>(network.widths[l - 1]) * network.widths[l];
+  return count;
+}
+
 // `replays`: the plan of an adjoint, or of a rollout that leaves a tape for one: both work on the states.
 template <class T>
 Plan make_plan(const Rollout<T>& rollout, int threads, bool replays) {
   const Mlp<T>& network = rollout.network;
-  double parameters = static_cast<double>(network.dim) * network.widths[0];
-  for (int64_t l = 1; l < network.hidden; ++l)
-    parameters += static_cast<double>(network.widths[l - 1]) * network.widths[l];
+  const double parameters = weights_of(network);
   const double batch = static_cast<double>(rollout.batch);
   const double work = batch * parameters * 2 * (rollout.steps * rollout.stage_count + 1);
 
@@ -70,6 +76,25 @@ Plan make_plan(const Rollout<T>& rollout, int threads, bool replays) {
   const int64_t rows = ceil_div(rollout.batch, plan.teams);
   plan.tile_rows = ceil_div(rows, ceil_div(rows, kTileRows));
   return plan;
+}
+
+// Of work on `rows` rows, each of them `evaluations` times, that every thread does on its own.
+template <class T>
+Plan make_solo_plan(const Mlp<T>& network, int64_t rows, double evaluations, int threads) {
+  Plan plan;
+  const double work = static_cast<double>(rows) * evaluations * weights_of(network);
+  plan.teams = work < kForkWork || threads < 1 ? 1 : static_cast<int>(rows < threads ? rows : threads);
+  plan.team_size = 1;
+  const int64_t own = ceil_div(rows, plan.teams);
+  plan.tile_rows = ceil_div(own, ceil_div(own, kTileRows));
+  plan.packed = true;
+  plan.layer1 = false;
+  return plan;
+}
+
+template <class T>
+Worker<T> solo_worker() {
+  return {{0, 1, nullptr}, nullptr, 0, {nullptr, nullptr}, 0, 0};
 }
 
 }  // namespace

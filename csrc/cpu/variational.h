@@ -1,0 +1,295 @@
+// Discrete Euler-Lagrange rollouts and their adjoint: every thread takes samples of its own, tile by tile, through all
+// steps.
+#pragma once
+#include "newton.h"
+
+namespace hamiltorch {
+namespace {
+
+template <class T>
+struct DelJob {
+  DelSystem<T> system;
+  DelArrays<T> arrays;
+  DelAdjointArrays<T> adjoint;
+  Plan plan;
+  DelTile<T>* tiles;   // [threads]
+  Worker<T>* workers;  // [threads]
+  Barrier* all;        // [1]
+};
+
+template <class T>
+DelTile<T> take_del_tile(Arena& arena, const Network<T>& network, int64_t rows) {
+  const int64_t d = network.half, width = network.first();
+  DelTile<T> tile{};
+  tile.lines = d < kTileRows ? d : kTileRows;
+  if (tile.lines < rows) tile.lines = rows;
+  Tile<T>* const states[] = {&tile.q,     &tile.y,    &tile.carried, &tile.residual,
+                             &tile.right, &tile.step, &tile.tried,   &tile.tried_residual};
+  for (Tile<T>* state : states) *state = take_tile<T>(arena, rows, d);
+  tile.from_x = take_tile<T>(arena, rows, width);
+  if (network.condition.in)
+    tile.base = take_tile<T>(arena, rows, width);
+  else if (network.biases)
+    tile.base.data = network.biases[0];
+  tile.kept = take_curvature(arena, network, rows);
+  tile.work = take_lines(arena, network, tile.lines, false);
+  tile.in = take_tile<T>(arena, tile.lines, d);
+  tile.out = take_tile<T>(arena, tile.lines, d);
+  tile.image = take_tile<T>(arena, rows, d);
+  tile.krylov = take_krylov<T>(arena, rows, d);
+  tile.matrix = take_tile<T>(arena, d, d);
+  T** const numbers[] = {&tile.scale, &tile.error, &tile.length, &tile.target, &tile.left, &tile.pivot};
+  for (T** number : numbers) *number = arena.take<T>(rows);
+  tile.iterations = arena.take<int64_t>(rows);
+  tile.settled = arena.take<uint8_t>(rows);
+  tile.stale = arena.take<uint8_t>(rows);
+  int32_t** const lists[] = {&tile.all, &tile.open, &tile.trying};
+  for (int32_t** list : lists) *list = arena.take<int32_t>(rows);
+  tile.single = arena.take<int32_t>(tile.lines);
+  if (tile.all)
+    for (int64_t slot = 0; slot < rows; ++slot) tile.all[slot] = static_cast<int32_t>(slot);
+  // What no product writes is the padding of the states.
+  const auto clear = [](const Tile<T>& t, int64_t count) {
+    if (t.data) __builtin_memset(t.data, 0, static_cast<size_t>(count * t.stride) * sizeof(T));
+  };
+  for (Tile<T>* state : states) clear(*state, rows);
+  clear(tile.matrix, d);
+  return tile;
+}
+
+template <class T>
+DelJob<T> take_del(Arena& arena, Arena& prepared, const DelRollout<T>& rollout, int threads, bool filled) {
+  DelJob<T> job{};
+  const Mlp<T>& mlp = rollout.network;
+  job.plan = make_solo_plan(mlp, rollout.batch, 8 * static_cast<double>(rollout.steps + 1), threads);
+
+  DelSystem<T>& system = job.system;
+  system.rollout = &rollout;
+  system.network = take_network(arena, prepared, mlp, job.plan, false, filled);
+  const int64_t d = system.network.half, columns = padded<T>(d);
+  T** const vectors[] = {&system.kinetic, &system.friction, &system.diagonal, &system.inverse};
+  for (T** vector : vectors) *vector = arena.take<T>(columns);
+  if (system.kinetic)
+    for (int64_t i = 0; i < columns; ++i) {
+      system.kinetic[i] = i < d ? rollout.mass[i] / rollout.dt : 0;
+      system.friction[i] = i < d ? rollout.damping[i] / 2 : 0;
+      system.diagonal[i] = -(system.kinetic[i] + system.friction[i]);
+      system.inverse[i] = i < d ? 1 / system.diagonal[i] : 0;
+    }
+  job.tiles = arena.take<DelTile<T>>(job.plan.teams);
+  job.workers = arena.take<Worker<T>>(job.plan.teams);
+  job.all = arena.take<Barrier>(1);
+  for (int i = 0; i < job.plan.teams; ++i) {
+    const DelTile<T> tile = take_del_tile(arena, system.network, job.plan.tile_rows);
+    if (!job.tiles) continue;
+    job.tiles[i] = tile;
+    job.workers[i] = solo_worker<T>();
+  }
+  if (job.all) job.all->reset();
+  return job;
+}
+
+// What the interval (x, y), on which the network has just been evaluated, brings to the next step, which begins at y.
+template <class T>
+void carry(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, int64_t rows, int64_t k,
+           const Worker<T>& worker) {
+  const DelSystem<T>& system = job.system;
+  const DelRollout<T>& rollout = *system.rollout;
+  const int64_t d = system.network.half;
+  apply_transposed(system.network.p, rows, tile.kept.delta, tile.out, worker, no_more);
+  for (int64_t r = 0; r < rows; ++r) {
+    for_vectors<T>(d, [&](int64_t c) {
+      const Vec<T> y = load(tile.y.row(r) + c), x = load(tile.q.row(r) + c);
+      store(tile.carried.row(r) + c,
+            (load(system.kinetic + c) - load(system.friction + c)) * (y - x) + rollout.dt * load(tile.out.row(r) + c));
+      store(tile.q.row(r) + c, y);
+      store(tile.y.row(r) + c, y + (y - x));
+    });
+    if (!job.arrays.impulses) continue;
+    const T* const impulse = job.arrays.impulses + ((row + r) * rollout.steps + k) * d;
+    for (int64_t c = 0; c < d; ++c) tile.carried.row(r)[c] += impulse[c];
+  }
+}
+
+template <class T>
+void roll_del(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, int64_t rows, const Worker<T>& worker) {
+  const DelSystem<T>& system = job.system;
+  const DelRollout<T>& rollout = *system.rollout;
+  const DelArrays<T>& arrays = job.arrays;
+  const int64_t d = system.network.half, steps = rollout.steps, stride = (steps + 2) * d;
+  T* const trajectory = arrays.trajectory + row * stride;
+  read_rows(arrays.q0 + row * d, d, rows, d, tile.q, worker);
+  read_rows(arrays.q1 + row * d, d, rows, d, tile.y, worker);
+  write_rows(tile.q, rows, d, trajectory, stride, worker);
+  write_rows(tile.y, rows, d, trajectory + d, stride, worker);
+  if (steps == 0) return;
+  fill_base(system.network, rows, rollout.condition + row * system.network.condition.in, tile.base, worker);
+  begin_interval(system, tile, rows, worker);
+  evaluate_at(system, tile, tile.all, rows, tile.y, worker);
+  for (int64_t k = 0; k < steps; ++k) {
+    carry(job, tile, row, rows, k, worker);
+    begin_interval(system, tile, rows, worker);
+    solve_step(system, tile, rows, worker);
+    write_rows(tile.y, rows, d, trajectory + (k + 2) * d, stride, worker);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t at = (row + r) * steps + k;
+      const bool alive = k == 0 || arrays.converged[at - 1];
+      arrays.converged[at] = alive && (tile.error[r] <= rollout.tolerance || tile.settled[r]);
+      arrays.iterations[at] = tile.iterations[r];
+      arrays.residual[at] = tile.error[r];
+      arrays.smallest_pivot[at] = tile.pivot[r];
+    }
+  }
+}
+
+// From the last step to the first, then the interval (q0, q1). With l the multiplier of the step that ends in y and l'
+// the next one's, the cotangent on y is g - D2 D2 L_d(x, y) l' - (what the next interval leaves on its own x), and this
+// interval leaves D1 D1 L_d(x, y) l + D1 D2 L_d(x, y) l' on x.
+template <class T>
+void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, int64_t rows, const Worker<T>& worker) {
+  const DelSystem<T>& system = job.system;
+  const Network<T>& network = system.network;
+  const DelRollout<T>& rollout = *system.rollout;
+  const DelAdjointArrays<T>& arrays = job.adjoint;
+  const int64_t d = network.half, steps = rollout.steps, stride = (steps + 2) * d;
+  const Tile<T>&next = tile.carried, on_x = tile.residual;
+  const Sides<T> transposed = {network.q, network.p};
+  const auto for_states = [&](const auto& f) { for_columns<T>({0, rows}, {0, d}, f); };
+  for_states([&](int64_t r, int64_t c) {
+    store(next.row(r) + c, Vec<T>{});
+    store(on_x.row(r) + c, Vec<T>{});
+  });
+  fill_base(system.network, rows, rollout.condition + row * system.network.condition.in, tile.base, worker);
+  const auto load_interval = [&](int64_t first_point) {
+    const T* const points = arrays.trajectory + row * stride + first_point * d;
+    read_rows(points, stride, rows, d, tile.q, worker);
+    read_rows(points + d, stride, rows, d, tile.y, worker);
+    begin_interval(system, tile, rows, worker);
+    evaluate_at(system, tile, tile.all, rows, tile.y, worker);
+  };
+  // The directions `next` in y and, where it is not null, `own` in x; then what leaves by `out`.
+  const auto spread = [&](const Tile<T>* own) {
+    const Tile<T>& tangent = tile.work.tangent[0];
+    apply(network.p, rows, next, tangent, worker, no_more);
+    if (own)
+      apply(network.q, rows, *own, tile.work.tangent_value[0], worker, [&](const Range& block, const Range& columns) {
+        for_columns<T>(block, columns, [&](int64_t r, int64_t c) {
+          store(tangent.row(r) + c, load(tangent.row(r) + c) + load(tile.work.tangent_value[0].row(r) + c));
+        });
+      });
+    multiply_hessian(network, tile.all, rows, tile.kept, tile.work, worker);
+  };
+  const auto leave_by = [&](const Weight<T>& out) {
+    apply_transposed(out, rows, tile.work.tangent_delta[0], tile.out, worker, no_more);
+  };
+  // tile.right -= what y = q_{k+2} has from the steps after k.
+  const auto take_from_later = [&] {
+    for_states([&](int64_t r, int64_t c) {
+      const Vec<T> kinetic = load(system.kinetic + c) - load(system.friction + c);
+      store(tile.right.row(r) + c, load(tile.right.row(r) + c) - load(on_x.row(r) + c) -
+                                       kinetic * load(next.row(r) + c) - rollout.dt * load(tile.out.row(r) + c));
+    });
+  };
+  // on_x and next of the interval of step k, whose own multiplier is in tile.step.
+  const auto leave_on_x = [&](int64_t k) {
+    for (int64_t r = 0; r < rows; ++r) {
+      // After a failure all multipliers are zero; what the network made of them there need not be.
+      const bool converged = arrays.converged[(row + r) * steps + k];
+      for_vectors<T>(d, [&](int64_t c) {
+        const Vec<T> own = load(tile.step.row(r) + c), later = load(next.row(r) + c);
+        const Vec<T> local = load(system.kinetic + c) * (own - later) + load(system.friction + c) * (own + later);
+        store(on_x.row(r) + c, converged ? local + rollout.dt * load(tile.out.row(r) + c) : local);
+        store(next.row(r) + c, own);
+      });
+    }
+  };
+  for (int64_t k = steps; k-- > 0;) {
+    load_interval(k + 1);
+    read_rows(arrays.grad_trajectory + (row * steps + k) * d, steps * d, rows, d, tile.right, worker);
+    if (k + 1 < steps) {
+      spread(nullptr);
+      leave_by(network.p);
+      take_from_later();
+    }
+    for (int64_t r = 0; r < rows; ++r) tile.target[r] = 16 * epsilon<T>() * norm(tile.right.row(r), d);
+    solve_by_products(system, tile, transposed, tile.all, rows, worker);
+    for (int64_t r = 0; r < rows; ++r) {
+      const bool converged = arrays.converged[(row + r) * steps + k];
+      tile.pivot[r] = 1;
+      if (converged && !(tile.left[r] <= 64 * tile.target[r]))
+        solve_by_matrix(system, tile, transposed, static_cast<int32_t>(r), worker);
+      if (!converged || tile.pivot[r] == 0)
+        for_vectors<T>(d, [&](int64_t c) { store(tile.step.row(r) + c, Vec<T>{}); });
+    }
+    write_rows(tile.step, rows, d, arrays.multipliers + (row * steps + k) * d, steps * d, worker);
+    spread(&tile.step);
+    leave_by(network.q);
+    leave_on_x(k);
+  }
+  load_interval(0);
+  for_states([&](int64_t r, int64_t c) {
+    store(tile.right.row(r) + c, Vec<T>{});
+    store(tile.step.row(r) + c, Vec<T>{});
+  });
+  spread(nullptr);
+  leave_by(network.p);
+  take_from_later();
+  leave_by(network.q);
+  leave_on_x(0);
+  for (int64_t r = 0; r < rows; ++r) {
+    const bool converged = arrays.converged[(row + r) * steps];
+    T* const to = arrays.grad_start + (row + r) * 2 * d;
+    for (int64_t c = 0; c < d; ++c) {
+      to[c] = converged ? -on_x.row(r)[c] : 0;
+      to[d + c] = converged ? tile.right.row(r)[c] : 0;
+    }
+  }
+}
+
+template <class T, void (*roll)(const DelJob<T>&, const DelTile<T>&, int64_t, int64_t, const Worker<T>&)>
+void del_thread(void* context, int index) {
+  const DelJob<T>& job = *static_cast<const DelJob<T>*>(context);
+  prepare(job.system.network, job.system.rollout->network, {index, job.plan.teams, job.all});
+  const Range mine = share(job.system.rollout->batch, index, job.plan.teams);
+  const int64_t tiles = ceil_div(mine.size(), job.plan.tile_rows);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const Range part = share(mine.size(), i, tiles);
+    roll(job, job.tiles[index], mine.begin + part.begin, part.size(), job.workers[index]);
+  }
+}
+
+template <class T>
+Sizes del_measure(const DelRollout<T>& rollout, int threads) {
+  if (rollout.batch == 0) return {0, 0, 0};
+  Arena arena(nullptr), prepared(nullptr);
+  const Plan plan = take_del(arena, prepared, rollout, threads, false).plan;
+  return {arena.used(), prepared.used(), layout(plan)};
+}
+
+template <class T, void (*roll)(const DelJob<T>&, const DelTile<T>&, int64_t, int64_t, const Worker<T>&)>
+Status run_del(const DelRollout<T>& rollout, const DelArrays<T>& arrays, const DelAdjointArrays<T>& adjoint,
+               int threads, const Prepared& kept, void* workspace, size_t size) {
+  if (rollout.batch == 0) return Status::kOk;
+  if (size < del_measure(rollout, threads).workspace) return Status::kWorkspaceTooSmall;
+  Arena arena(workspace), prepared(kept.memory);
+  DelJob<T> job = take_del(arena, prepared, rollout, threads, kept.filled);
+  job.arrays = arrays;
+  job.adjoint = adjoint;
+  parallel(job.plan.teams, del_thread<T, roll>, &job);
+  return Status::kOk;
+}
+
+template <class T>
+Status del_forward_run(const DelRollout<T>& rollout, const DelArrays<T>& arrays, int threads, const Prepared& kept,
+                       void* workspace, size_t size) {
+  return run_del<T, roll_del<T>>(rollout, arrays, {}, threads, kept, workspace, size);
+}
+
+template <class T>
+Status del_adjoint_run(const DelRollout<T>& rollout, const DelAdjointArrays<T>& arrays, int threads,
+                       const Prepared& kept, void* workspace, size_t size) {
+  return run_del<T, roll_del_back<T>>(rollout, {}, arrays, threads, kept, workspace, size);
+}
+
+}  // namespace
+}  // namespace hamiltorch
