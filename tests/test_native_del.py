@@ -1,0 +1,348 @@
+"""The native discrete Euler-Lagrange rollouts against torch's: values, gradients, status, on every instruction set."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import pytest
+import torch
+
+from hamiltorch_ext import DiscreteLagrangianMLP, MechanicalLagrangian, _C, del_rollout
+from hamiltorch_ext.lagrangians import D2, ActionMLP, describe_action
+from hamiltorch_ext.variational import del_residual
+
+F64 = torch.float64
+ACTIVATIONS = ["softplus", "tanh", "silu", "gelu", "sin"]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=_C.instruction_sets())
+def instruction_set(request):
+    before = _C.instruction_set()
+    _C.use_instruction_set(request.param)
+    yield
+    _C.use_instruction_set(before)
+
+
+def scaled(L, gain):
+    """With weights larger than torch begins with, and masses that differ."""
+    with torch.no_grad():
+        for p in L.parameters():
+            if p.ndim == 2:
+                p *= gain
+        L.raw_mass += 0.5 * torch.randn_like(L.raw_mass)
+    return L
+
+
+def problem(d, hidden=(20, 9), batch=5, steps=4, *, gain=2.0, kind="discrete", activation="silu", condition_dim=0):
+    """A Lagrangian and every argument of a rollout, in float64."""
+    options = {"condition_dim": condition_dim, "dtype": F64}
+    if kind == "discrete":
+        L = DiscreteLagrangianMLP(d, hidden, activation, **options)
+    else:
+        L = MechanicalLagrangian(d, hidden, activation, rule=kind, **options)
+    q0 = torch.randn(batch, d, dtype=F64)
+    arguments = {
+        "q0": q0,
+        "q1": q0 + 0.1 * torch.randn(batch, d, dtype=F64),
+        "dt": torch.tensor(0.1, dtype=F64),
+        "forces": 0.01 * torch.randn(batch, steps, d, dtype=F64),
+        "damping": torch.rand(d, dtype=F64),
+        "condition": torch.randn(batch, condition_dim, dtype=F64) if condition_dim else None,
+    }
+    return scaled(L, gain), arguments
+
+
+def roll(L, arguments, steps, backend, **options):
+    return del_rollout(L, arguments["q0"], arguments["q1"], steps, backend=backend, return_info=True, **{
+        **{name: value for name, value in arguments.items() if name not in ("q0", "q1")}, **options,
+    })  # fmt: skip
+
+
+def values_and_gradients(L, arguments, steps, backend, **options):
+    """Trajectory, status, and the gradients of a random weighting of the trajectory, by name."""
+    leaves = {name: v.detach().clone().requires_grad_() for name, v in arguments.items() if v is not None}
+    q, info = roll(L, {**arguments, **leaves}, steps, backend, **options)
+    weights = torch.randn(q.shape, generator=torch.Generator().manual_seed(1), dtype=F64).to(q.dtype)
+    wanted = {**leaves, **dict(L.named_parameters())}
+    found = torch.autograd.grad((q * weights).sum(), list(wanted.values()), allow_unused=True)
+    return q.detach(), info, {name: torch.zeros(()) if g is None else g for name, g in zip(wanted, found, strict=True)}
+
+
+def assert_same(L, arguments, steps, tolerance=1e-9, **options):
+    got = values_and_gradients(L, arguments, steps, "native", tol=1e-13, **options)
+    want = values_and_gradients(L, arguments, steps, "reference", tol=1e-13, **options)
+    assert want[1].converged.all()
+    assert got[1].converged.all()
+    assert (got[0] - want[0]).abs().max() < tolerance * (1 + want[0].abs().max())
+    for name, g in want[2].items():
+        assert (got[2][name] - g).abs().max() < tolerance * (1 + g.abs().max()), name
+
+
+@pytest.mark.parametrize("kind", ["discrete", "midpoint", "trapezoid"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_lagrangian(kind, activation):
+    L, arguments = problem(3, kind=kind, activation=activation, condition_dim=2)
+    assert_same(L, arguments, 4)
+
+
+@pytest.mark.parametrize(
+    ("d", "hidden", "batch"),
+    [(1, (1,), 1), (2, (40,), 3), (5, (7, 65, 3), 61), (17, (33, 16), 29), (31, (8, 8, 8, 8), 2), (64, (20, 70), 4)],
+)
+def test_sizes(d, hidden, batch, instruction_set):
+    L, arguments = problem(d, hidden, batch, 3)
+    assert_same(L, arguments, 3)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads(threads):
+    L, arguments = problem(6, (64, 64), 67, 5, condition_dim=3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_same(L, arguments, 5)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_matrix_is_used_and_right(instruction_set):
+    """Where N outweighs the kinetic term, products with its Hessian do not suffice."""
+    L, arguments = problem(40, (120,), 7, 2, gain=3.0, activation="softplus")
+    arguments["dt"] = torch.tensor(6.0, dtype=F64)
+    q, info = roll(L, arguments, 2, "native", tol=1e-11)
+    assert info.smallest_pivot.isfinite().any()
+    want, expected = roll(L, arguments, 2, "reference", tol=1e-11)
+    assert info.converged.all()
+    assert expected.converged.all()
+    assert (q - want).abs().max() < 1e-8 * want.abs().max()
+    used = info.smallest_pivot.isfinite()
+    assert (info.smallest_pivot[used] < 1).all()
+    assert (info.smallest_pivot[used] > 0).all()
+
+
+def test_gradients_through_the_matrix():
+    """The adjoint's own systems, where they need factorising as well."""
+    L, arguments = problem(24, (40,), 3, 2, gain=1.5, activation="tanh")
+    arguments["dt"] = torch.tensor(1.5, dtype=F64)
+    assert_same(L, arguments, 2, tolerance=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["discrete", "midpoint"])
+def test_gradcheck(kind):
+    L, arguments = problem(2, (4,), 2, 2, kind=kind, condition_dim=1)
+    inputs = {name: value.requires_grad_() for name, value in arguments.items()}
+
+    def rolled(q0, q1, dt, forces, damping, condition, *_):
+        return del_rollout(
+            L, q0, q1, 2, dt=dt, tol=1e-13, forces=forces, damping=damping, condition=condition, backend="native"
+        )
+
+    assert torch.autograd.gradcheck(rolled, [*inputs.values(), *L.parameters()], atol=1e-7)
+
+
+def test_float32():
+    """Both backends lie within what the tolerance and rounding allow of the float64 motion."""
+    L, arguments = problem(8, (32, 32), 20, 10, condition_dim=1)
+    truth, _, exact = values_and_gradients(L, arguments, 10, "reference", tol=1e-13)
+    L.float()
+    single = {name: value.float() for name, value in arguments.items()}
+    q, info, gradients = values_and_gradients(L, single, 10, "native")
+    assert q.dtype == torch.float32
+    assert info.converged.all()
+    momentum = 1 + ((truth[:, 1:] - truth[:, :-1]) / 0.1 * L.mass).abs().max()
+    # An error tol (1 + p) of a step's equations moves its end by dt / m times that, and what follows with it.
+    assert (q - truth).abs().max() < 0.1 * 10 * 11 / 2 * 2e-6 * momentum / L.mass.min()
+    for name, g in exact.items():
+        assert (gradients[name] - g).abs().max() < 1e-4 * (1 + g.abs().max()), name
+
+
+def test_same_bits():
+    L, arguments = problem(6, (64, 64), 67, 5)
+    first = values_and_gradients(L, arguments, 5, "native")
+    second = values_and_gradients(L, arguments, 5, "native")
+    assert torch.equal(first[0], second[0])
+    assert all(torch.equal(first[2][name], second[2][name]) for name in first[2])
+
+
+def test_from_several_threads():
+    L, arguments = problem(6, (64, 64), 67, 5)
+    want = values_and_gradients(L, arguments, 5, "native")
+    results = [None] * 4
+
+    def work(i):
+        results[i] = values_and_gradients(L, arguments, 5, "native")
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(len(results))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for got in results:
+        assert torch.equal(got[0], want[0])
+        assert all(torch.equal(got[2][name], want[2][name]) for name in want[2])
+
+
+def test_changed_weights_are_seen():
+    L, arguments = problem(3)
+    roll(L, arguments, 4, "native")
+    with torch.no_grad():
+        for p in L.parameters():
+            p.add_(0.3)
+    assert_same(L, arguments, 4)
+
+
+def test_memory_in_any_order():
+    L, arguments = problem(3)
+    want, _ = roll(L, arguments, 4, "native")
+    arguments["q0"] = arguments["q0"].T.contiguous().T
+    arguments["forces"] = arguments["forces"].transpose(0, 1).contiguous().transpose(0, 1)
+    with torch.no_grad():
+        L.network.layers[0].weight.data = L.network.layers[0].weight.T.contiguous().T
+    got, _ = roll(L, arguments, 4, "native")
+    assert torch.equal(got, want)
+
+
+def test_failures_leave_gradients_of_others_alone():
+    """A sample that fails midway is constant from there; one that begins with infinity has no gradient at all."""
+    L, arguments = problem(3, batch=6, condition_dim=1)
+    arguments["forces"][1, 2] = math.nan
+    arguments["q0"][3, 0] = math.inf
+    arguments["condition"][4] = math.nan
+    got = values_and_gradients(L, arguments, 4, "native")
+    assert got[1].converged.tolist() == [
+        [True] * 4, [True, True, False, False], [True] * 4, [False] * 4, [False] * 4, [True] * 4
+    ]  # fmt: skip
+    others = torch.tensor([0, 1, 2, 5])
+    assert all(torch.isfinite(g[others] if name in ("q0", "q1", "condition") else g).all()
+               for name, g in got[2].items() if name != "forces")  # fmt: skip
+    want = values_and_gradients(L, arguments, 4, "reference")
+    for name in ("q0", "q1", "condition", "dt", *dict(L.named_parameters())):
+        g, w = got[2][name], want[2][name]
+        if name in ("q0", "q1", "condition"):
+            g, w = g[others], w[others]
+        torch.testing.assert_close(g, w, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_the_line_search_is_needed():
+    """Full Newton steps from a far start diverge; with the search more samples are solved than the start suggests."""
+    L, arguments = problem(2, (16,), 400, 1, gain=4.0, activation="sin")
+    arguments["q1"] = arguments["q0"] + 2 * torch.randn(400, 2, dtype=F64)
+    arguments["dt"] = torch.tensor(0.9, dtype=F64)
+    _, info = roll(L, arguments, 1, "native", tol=1e-9)
+    _, expected = roll(L, arguments, 1, "reference", tol=1e-9)
+    assert (info.iterations > 4).any()
+    assert (info.converged == expected.converged).float().mean() > 0.98
+
+
+def test_hostile_solves():
+    """10^5 of them: far starts, near-singular systems, huge and tiny dt, infinities. Every one is solved, as an
+    independent residual confirms, or flagged; none is wrong in silence."""
+    solved = flagged = 0
+    for d in (1, 2, 3, 20):
+        for activation in ("sin", "softplus"):
+            L, _ = problem(d, (24, 8), gain=5.0, activation=activation)
+            for dt in (1e-4, 0.1, 1.0, 10.0, 1e4):
+                for dtype, tol in ((torch.float32, 1e-5), (F64, 1e-8)):
+                    q0, q1 = 10 ** (4 * torch.rand(2, 1250, 1) - 2) * torch.randn(2, 1250, d)
+                    q1[: 1250 // 2] = (q0 + dt * q1)[: 1250 // 2]
+                    q0[::50, 0], q1[1::50, -1] = math.nan, math.inf
+                    q0, q1 = q0.to(dtype), q1.to(dtype)
+                    with torch.no_grad():
+                        q, info = del_rollout(L.to(dtype), q0, q1, 1, dt=dt, tol=tol, return_info=True)
+                        ok = info.converged[:, 0]
+                        exact = q[ok].double()
+                        r = del_residual(L.double(), exact, dt=dt)[:, 0].abs().amax(-1)
+                        carried = D2(L, exact[:, 0], exact[:, 1], dt).abs().amax(-1)
+                        # To the tolerance, or as near as a neighbouring number of this precision comes.
+                        spacing = 16 * torch.finfo(dtype).eps * exact.abs().amax((-2, -1))
+                        slope = (L.mass / dt).max() + dt * bound_of_hessian(L)
+                    assert (r <= 1.01 * tol * (1 + carried) + spacing * slope * d).all()
+                    assert not ok[::50].any()
+                    assert not ok[1::50].any()
+                    solved, flagged = solved + int(ok.sum()), flagged + int((~ok).sum())
+    assert solved + flagged == 100_000
+    assert solved > 30_000
+    assert flagged > 5_000
+
+
+def bound_of_hessian(L):
+    """Of N's second derivatives: products of the layers' norms (|s'| and |s''| are at most 1 here)."""
+    norms = [torch.linalg.matrix_norm(layer.weight, ord=2) for layer in L.network.layers]
+    first, second, head = norms
+    return head * (second * first**2 + (second * first) ** 2)
+
+
+def test_energy_stays_over_1e5_steps():
+    """The pendulum, exactly: its potential is a network of one sine."""
+    L = MechanicalLagrangian(1, (1,), "sin", dtype=F64)
+    with torch.no_grad():
+        (inner, outer) = L.potential.layers
+        inner.weight.fill_(1.0)
+        inner.bias.fill_(math.pi / 2)
+        outer.weight.fill_(-1.0)
+        outer.bias.fill_(0.0)
+        L.raw_mass.fill_(math.log(math.expm1(1 - 1e-3)))
+    q0 = torch.tensor([[0.5], [1.2], [2.5]], dtype=F64)
+    q, info = del_rollout(L, q0, q0 + 0.01, 100_000, dt=0.05, tol=1e-12, return_info=True, backend="native")
+    assert info.converged.all()
+    v, middle = q.diff(dim=1)[..., 0] / 0.05, (q[:, 1:] + q[:, :-1])[..., 0] / 2
+    energy = 0.5 * v**2 - torch.cos(middle)
+    spread = energy.amax(1) - energy.amin(1)
+    assert (spread < 2e-3).all()
+    assert ((energy[:, -10_000:].mean(1) - energy[:, :10_000].mean(1)).abs() < 0.02 * spread).all()
+
+
+class TestWhatIsNotNative:
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"L": lambda q0, q1, dt: (q0 * q1).sum(-1)}, "L is a function"),
+            ({"L": MechanicalLagrangian(2, (4,), mass="network")}, "its mass is a network"),
+            ({"constraint": lambda q: q[..., :1]}, "constraints are kept by torch"),
+        ],
+        ids=["callable", "mass", "constraint"],
+    )
+    def test_reasons(self, change, reason):
+        L, options = change.get("L", DiscreteLagrangianMLP(2, (4,))), {k: v for k, v in change.items() if k != "L"}
+        q = torch.zeros(3, 2)
+        with pytest.raises(ValueError, match=f"backend='native' cannot run this rollout: .*{reason}"):
+            del_rollout(L, q, q, 2, dt=0.1, backend="native", **options)
+
+    def test_hooks(self):
+        L = DiscreteLagrangianMLP(2, (4,))
+        L.network.layers[0].register_forward_hook(lambda *_: None)
+        assert describe_action(L) == "Linear has forward hooks"
+
+    def test_subclass(self):
+        class Other(DiscreteLagrangianMLP):
+            def forward(self, q0, q1, dt, condition=None):
+                return -super().forward(q0, q1, dt, condition)
+
+        assert "L is a Other" in describe_action(Other(2, (4,)))
+
+    def test_forward_mode(self):
+        L, arguments = problem(2)
+        q0 = arguments["q0"]
+        with pytest.raises(ValueError, match="forward-mode"):
+            torch.func.jvp(
+                lambda q: del_rollout(L, q, q, 2, dt=0.1, backend="native"), (q0,), (torch.ones_like(q0),)
+            )
+
+
+@pytest.mark.parametrize("kind", ["discrete", "midpoint", "trapezoid"])
+def test_description_is_the_lagrangian(kind):
+    """Its derivatives are those of the module's own forward pass."""
+    L, arguments = problem(3, kind=kind, condition_dim=2)
+    action = describe_action(L)
+    assert isinstance(action, ActionMLP)
+    q0, q1 = arguments["q0"].requires_grad_(), arguments["q1"].requires_grad_()
+    want = torch.autograd.grad(L(q0, q1, 0.1, arguments["condition"]).sum(), (q0, q1))
+    got = action.slot_derivatives(q0, q1, 0.1, arguments["condition"])
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b)
