@@ -1,11 +1,13 @@
 """Time whole rollouts and training steps, ours and the alternatives, side by side.
 
 Every peer's result is checked against a float64 oracle before it is timed; one that is wrong is not timed. Peers take
-turns within each case. The machine's own limits are measured in the same run, and each rate is given as a part of them.
+turns within each case. The machine's own limits are measured in the same run, and each rate is given as a part of them;
+a discrete Euler-Lagrange rollout has no rate, since its work is a peer's choice.
 
     python benchmarks/run.py --quick                                       a few minutes, to see that all runs
     python benchmarks/run.py --output benchmarks/results/NAME.json         all cases, all peers
     python benchmarks/run.py --cases 'rollout/paper/*' --peers ours "jax jit"
+    python benchmarks/run.py --cases 'del*'                                discrete Euler-Lagrange rollouts alone
     python benchmarks/run.py --device cuda --budget 240 --output FILE      on a GPU, in about four minutes
 """
 
@@ -107,7 +109,8 @@ def _note_failure(failed: dict[str, str], where: str, error: Exception) -> None:
 
 
 def _run(case: Case, peers: dict[str, Peer], device: str, effort: Effort, failed: dict[str, str]) -> dict[str, Any]:
-    print(f"\n{case.name}: {case.widths} x {case.batch}, {case.steps} steps, {case.flop / 1e9:.3g} GFLOP", flush=True)
+    work = "" if case.flop is None else f", {case.flop / 1e9:.3g} GFLOP"
+    print(f"\n{case.name}: {case.widths} x {case.batch}, {case.steps} steps{work}", flush=True)
     problem = make_problem(case, device)
     checker = Checker(problem)
     calls, errors, refused = {}, {}, {}
@@ -131,7 +134,8 @@ def _run(case: Case, peers: dict[str, Peer], device: str, effort: Effort, failed
     for name, result in times.items():
         precision = peers[name].precision
         result.update(precision=precision, error=errors[name], allowed_error=checker.allowed[precision])
-        result["gflops"] = case.flop / result["median_s"] / 1e9
+        if case.flop is not None:
+            result["gflops"] = case.flop / result["median_s"] / 1e9
         if OURS in times:
             result["ratio_to_ours"] = result["median_s"] / times[OURS]["median_s"]
         print(f"  {name:<15} {result['median_s'] * 1e3:10.3f} ms", flush=True)
@@ -154,6 +158,8 @@ def _run(case: Case, peers: dict[str, Peer], device: str, effort: Effort, failed
 def _relate_to_limits(report: dict[str, Any]) -> None:
     for case in report["cases"]:
         for peer in case["peers"].values():
+            if "gflops" not in peer:
+                continue
             peer["fraction_of_peak"] = peer["gflops"] / report["limits"]["gflops_by_precision"][peer["precision"]]
 
 

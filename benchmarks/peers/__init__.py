@@ -1,9 +1,11 @@
 """The peers, one file each.
 
-A peer's module has ``rollout(problem)`` and ``training(problem)``, which do all set-up and return a call without
-arguments, and ``unavailable(device)``, which returns None or one line that says why the peer cannot run. A call
-computes everything anew and returns its results by name: ``trajectory``, or ``loss`` and the gradient of it by every
-weight, every bias and dt. On a GPU it may return before its results are there.
+A peer's module has a function for every kind of case that it takes, ``rollout(problem)``, say, which does all set-up
+and returns a call without arguments, and ``unavailable(device)``, which returns None or one line that says why the peer
+cannot run. Those of a Lagrangian stand in a module of their own, ``del_*``. A call computes everything anew and returns
+its results by name: ``trajectory``; of a training step ``loss`` and the gradient of it by every weight, every bias and
+dt; of ``del_gradient`` ``trajectory`` and the gradients by ``cases.named_leaves``. On a GPU it may return before its
+results are there.
 """
 
 from __future__ import annotations
@@ -17,60 +19,85 @@ from typing import Any
 
 from cases import Case, Problem
 
-from . import analytic, compiled, eager, graph, jax_jit, ours, plain_mlp
+from . import (
+    analytic,
+    compiled,
+    del_compiled,
+    del_func,
+    del_jax,
+    del_ours,
+    eager,
+    graph,
+    jax_jit,
+    ours,
+    plain_mlp,
+)
 
+KINDS = ("rollout", "training", "del_rollout", "del_gradient")
 Prepare = Callable[[Problem], Callable[[], dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One column of the results. It takes part in cases of its ``model`` whose name matches one of ``cases``."""
+    """One column of the results. It takes part in the kinds of cases that it has a function for.
 
-    rollout: Prepare
-    training: Prepare
+    Their names match one of ``cases``; rollouts and training steps are those of its ``model``.
+    """
+
     unavailable: Callable[[str], str | None]
+    rollout: Prepare | None = None
+    training: Prepare | None = None
+    del_rollout: Prepare | None = None
+    del_gradient: Prepare | None = None
     model: str = "hamiltonian"
     precision: str = "float32"
     cases: tuple[str, ...] = ("*",)
 
     def takes(self, case: Case) -> bool:
-        return case.model == self.model and any(fnmatch(case.name, pattern) for pattern in self.cases)
+        known = getattr(self, case.kind) is not None and case.model in (self.model, "lagrangian")
+        return known and any(fnmatch(case.name, pattern) for pattern in self.cases)
 
 
-def _peer(module: ModuleType, options: dict[str, str] | None = None, replayed: bool = False, **fields: Any) -> Peer:
-    """The module's functions with ``options``; ``replayed`` as a CUDA graph of its call."""
-    rollout, training, unavailable = (
-        partial(function, **options or {}) for function in (module.rollout, module.training, module.unavailable)
-    )
+def _peer(*modules: ModuleType, options: dict[str, str] | None = None, replayed: bool = False, **fields: Any) -> Peer:
+    """The modules' functions with ``options``; ``replayed`` as a CUDA graph of its call."""
+    functions: dict[str, Any] = {
+        name: partial(getattr(module, name), **options or {})
+        for module in modules
+        for name in ("unavailable", *KINDS)
+        if hasattr(module, name)
+    }
+    unavailable = functions.pop("unavailable")
     if replayed:
-        return Peer(graph.replayed(rollout), graph.replayed(training), unavailable, **fields)
-    return Peer(rollout, training, unavailable, **fields)
+        functions = {kind: graph.replayed(prepare) for kind, prepare in functions.items()}
+    return Peer(unavailable, **functions, **fields)
 
 
-# By device. To compile a whole rollout takes tens of seconds: on a GPU, where cases are many and short, few have it.
+# By device. To compile takes tens of seconds a case: on a GPU, where cases are many and short, few have it, and of a
+# Lagrangian's those of one batch.
 PEERS = {
     "cpu": {
-        "ours": _peer(ours),
-        "ours bf16": _peer(ours, {"precision": "bfloat16"}, precision="bfloat16", cases=("rollout/paper/*",)),
+        "ours": _peer(ours, del_ours),
+        "ours bf16": _peer(ours, options={"precision": "bfloat16"}, precision="bfloat16", cases=("rollout/paper/*",)),
         "torch eager": _peer(eager),
         "torch analytic": _peer(analytic),
-        "torch.compile": _peer(compiled),
-        "jax jit": _peer(jax_jit),
+        "torch.func": _peer(del_func),
+        "torch.compile": _peer(compiled, del_compiled, cases=("rollout/*", "training/*", "del*/b64")),
+        "jax jit": _peer(jax_jit, del_jax),
         "plain MLP": _peer(plain_mlp, model="baseline"),
     },
     "cuda": {
         "ours": _peer(ours),
         "ours graph": _peer(ours, replayed=True),
-        "ours tf32": _peer(ours, {"precision": "tf32"}, precision="tf32"),
-        "ours bf16": _peer(ours, {"precision": "bfloat16"}, precision="bfloat16"),
+        "ours tf32": _peer(ours, options={"precision": "tf32"}, precision="tf32"),
+        "ours bf16": _peer(ours, options={"precision": "bfloat16"}, precision="bfloat16"),
         "torch eager": _peer(eager),
         "torch analytic": _peer(analytic),
         "torch analytic graph": _peer(analytic, replayed=True),
         "torch.compile reduce-overhead": _peer(
-            compiled, {"mode": "reduce-overhead"}, cases=("rollout/paper/*", "training/paper/b32")
+            compiled, options={"mode": "reduce-overhead"}, cases=("rollout/paper/*", "training/paper/b32")
         ),
         "torch.compile max-autotune": _peer(
-            compiled, {"mode": "max-autotune"}, cases=("rollout/paper/b1", "rollout/paper/b65536")
+            compiled, options={"mode": "max-autotune"}, cases=("rollout/paper/b1", "rollout/paper/b65536")
         ),
         "jax jit": _peer(jax_jit),
         "plain MLP": _peer(plain_mlp, model="baseline"),
