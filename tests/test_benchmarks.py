@@ -21,6 +21,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import hamiltorch_ext
+
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 CASES = ["rollout/small/b1", "training/small/b32"]
 PEERS = ["ours", "torch eager", "torch analytic"]
@@ -262,6 +264,104 @@ def test_coarser_arithmetic_has_a_wider_bound_and_nothing_passes_without_a_resul
     assert checker.allowed["tf32"] < checker.allowed["bfloat16"] < checker.error({"trajectory": 0 * trajectory})
 
 
+@pytest.fixture
+def tiny_del(modules):
+    """A discrete Euler-Lagrange case at a size of nothing."""
+
+    def stand_in(name: str, **fields: int):
+        case = modules.cases.CASES["cpu"][name]
+        return dataclasses.replace(case, widths=(4, 6, 5, 1), **{"batch": 3, "steps": 3, **fields})
+
+    return stand_in
+
+
+def test_euler_lagrange_cases_need_several_iterations(modules):
+    cases = {name: case for name, case in modules.cases.CASES["cpu"].items() if name.startswith("del")}
+    assert list(cases) == [
+        f"{kind}/{network}/b{batch}"
+        for kind in ("del", "del-gradient") for network in ("d8", "d32", "d64") for batch in (1, 64, 512)
+    ]  # fmt: skip
+    assert {(case.model, case.steps, case.flop) for case in cases.values()} == {("lagrangian", 10, None)}
+    problem = modules.cases.make_problem(cases["del/d8/b64"], "cpu")
+    L = modules.peers.del_ours.network(problem)
+    _, info = hamiltorch_ext.del_rollout(
+        L, *problem.points, 10, dt=modules.cases.DEL_DT, tol=modules.cases.TOLERANCE, return_info=True
+    )
+    assert info.converged.all()
+    assert info.iterations.float().mean() > 1.5
+
+
+@pytest.mark.parametrize("name", ["del/d8/b64", "del-gradient/d8/b64"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_euler_lagrange_peers_agree(name, batch, modules, tiny_del):
+    peers = {
+        peer: value
+        for peer, value in modules.peers.PEERS["cpu"].items()
+        if peer != "torch.compile" and value.unavailable("cpu") is None
+    }
+    failed = {}
+    case = modules.run._run(tiny_del(name, batch=batch), peers, "cpu", modules.timing.Effort.quick(), failed)
+    assert failed == {}
+    assert case["refused"] == {}
+    assert case["flop"] is None
+    assert [peer for peer in case["peers"] if peer != "jax jit"] == ["ours", "torch.func"]
+    assert ("jax jit" in case["peers"]) == ("jax jit" in peers)
+    assert all("gflops" not in peer for peer in case["peers"].values())
+
+
+def test_compiled_euler_lagrange_steps_are_those_of_torch_func(modules, tiny_del, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(function.__name__) or function)
+    problem = modules.cases.make_problem(tiny_del("del-gradient/d8/b64"), "cpu")
+    results = modules.peers.del_compiled.del_gradient(problem)()
+    assert compiled == ["_begin", "_iterate", "_correct"]
+    for name, value in modules.peers.del_func.del_gradient(problem)().items():
+        assert torch.equal(results[name], value), name
+
+
+def test_euler_lagrange_oracle_is_del_rollout_in_float64(modules, tiny_del):
+    problem = modules.cases.make_problem(tiny_del("del-gradient/d8/b64"), "cpu").to(torch.float64)
+    L = modules.peers.del_ours.network(problem)
+    leaves = dict(
+        zip(("q0", "q1"), (q.requires_grad_() for q in problem.points), strict=True), **dict(L.named_parameters())
+    )
+    trajectory = hamiltorch_ext.del_rollout(L, leaves["q0"], leaves["q1"], 3, dt=float(problem.dt), tol=1e-14)
+    loss = (trajectory * problem.targets).sum()
+    grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    expected = {"trajectory": trajectory.detach(), **dict(zip(leaves, grads, strict=True))}
+    found = modules.del_oracle.solution(problem)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("name", ["del/d8/b64", "del-gradient/d8/b64"])
+def test_euler_lagrange_rollouts_may_be_off_by_what_the_tolerance_allows_and_no_more(
+    name, modules, tiny_del, monkeypatch
+):
+    problem = modules.cases.make_problem(tiny_del(name, steps=10), "cpu")
+    checker = modules.check.Checker(problem)
+    assert checker.allowed["float32"] < 1e-4
+    exact = problem.to(torch.float64)
+    tolerance = modules.cases.TOLERANCE
+    assert checker.error(modules.del_oracle.solution(exact, push=tolerance)) <= checker.allowed["float32"]
+    assert checker.error(modules.del_oracle.solution(exact, push=4 * tolerance)) > checker.allowed["float32"]
+    monkeypatch.setattr(modules.peers.del_func, "MOST_ITERATIONS", 1)
+    hasty = getattr(modules.peers.del_func, modules.cases.KINDS[name.split("/")[0]])(problem)
+    assert checker.error(hasty()) > checker.allowed["float32"]
+
+
+def test_free_motion_is_off_by_as_much_as_the_checker_says(modules, tiny_del):
+    problem = modules.cases.make_problem(tiny_del("del/d8/b64", steps=10), "cpu").to(torch.float64)
+    free = dataclasses.replace(problem, weights=tuple(0 * weight for weight in problem.weights))
+    tolerance, dt = modules.cases.TOLERANCE, modules.cases.DEL_DT
+    exact, pushed = (modules.del_oracle.solution(free, push=push)["trajectory"][:, -1] for push in (0.0, tolerance))
+    mass = torch.nn.functional.softplus(free.raw_mass) + modules.cases.LEAST_MASS
+    q0, q1 = free.points
+    bound = tolerance * (1 + (mass * (q1 - q0) / dt).abs().amax(-1, keepdim=True))
+    torch.testing.assert_close((pushed - exact).abs(), bound * dt / mass * 55, rtol=1e-3, atol=0)
+
+
 def peer(microseconds: float, ours: float | None = 15.0, **fields: object) -> dict:
     seconds = 1e-6 * microseconds
     times = {"median_s": seconds, "q1_s": 0.9 * seconds, "q3_s": 1.1 * seconds, "gflops": 1.0, "error": 1e-7}
@@ -345,6 +445,25 @@ def test_cpu_table_holds_ours_in_bfloat16_apart_from_the_peers(modules):
     assert cells(header, small)["ours bf16, ms (/ ours, of peak)"] == "-"
     for words in ("float32 unless named", "ours bf16 2e-03, ours 1e-07", "900 GFLOP/s bfloat16"):
         assert words in caption
+
+
+def test_tables_leave_the_rate_out_where_the_work_is_a_peers_choice(modules):
+    report = gpu_report()
+    report |= {"device": "cpu", "limits": {"gflops": 500.0, "gflops_source": "registers", "bandwidth_gbs": 80.0}}
+    report["limits"]["gflops_by_precision"] = {"float32": 500.0, "bfloat16": 900.0}
+    case = {"kind": "del_rollout", "steps": 10, "baseline": None, "model": "lagrangian", "refused": {}, "flop": None}
+    peers = {"ours": peer(20.0, error=3e-6), "jax jit": peer(60.0)}
+    for one in peers.values():
+        del one["gflops"], one["fraction_of_peak"]
+    report["cases"].append({**case, "name": "del/d8/b1", "peers": peers})
+    header, _, _, row, _, caption = modules.table.markdown_table(report).splitlines()
+    assert cells(header, row)["of peak"] == "-"
+    assert cells(header, row)["jax jit"] == "**4.00x**"
+    assert "ours 1e-07, ours graph 1e-07, ours bf16 2e-03; where steps are solved to a tolerance ours 3e-06." in caption
+    (line,) = (line for line in modules.table.plain_table(report).splitlines() if "del/d8/b1" in line and "jax" in line)
+    assert line.split()[7:] == ["6.00", "-", "-", "1.0e-07", "4.00"]
+    modules.run._relate_to_limits(report)
+    assert "fraction_of_peak" not in peers["ours"]
 
 
 def test_bfloat16_is_a_part_of_its_own_peak(modules, monkeypatch):
