@@ -46,6 +46,7 @@ sanitize: $(VENV)/test
 	    -DHAMILTORCH_SANITIZE=$$sanitizers > /dev/null && \
 	  $(BIN)/cmake --build build/sanitize-$$sanitizers -- --quiet && \
 	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/native_test && \
+	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/variational_test && \
 	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/activation_test 8009 && \
 	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/emulator_test || exit 1; \
 	done

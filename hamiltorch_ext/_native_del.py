@@ -51,28 +51,34 @@ def rollout(
     a tensor, if it is one.
     """
     network = action.network
-    biases = tuple(
-        weight.new_zeros(len(weight)) if bias is None else bias
+    biases = (
+        weight.new_zeros(weight.shape[0]) if bias is None else bias
         for weight, bias in zip(network.weights, network.biases, strict=True)
     )
-    activation = (network.activation, network.condition_dim)
+    kind = (network.activation, network.condition_dim)
     inputs = (q0, q1, dt, damping, condition, impulses, action.mass, *network.weights, *biases)
-    return Outcome(*_Rollout.apply(settings, activation, *inputs))
+    if torch.is_grad_enabled() and any(isinstance(given, Tensor) and given.requires_grad for given in inputs):
+        return Outcome(*_Recorded.apply(settings, kind, *inputs))
+    return _run(settings, kind, _ordered(inputs))
 
 
-def _describe(settings: Settings, kind: tuple[str, int], tensors: tuple[Tensor | None, ...]) -> Any:
-    """The native description, valid while the tensors are alive: q0, damping, condition, mass, weights and biases."""
-    q0, damping, condition, mass, *parameters = tensors
-    assert q0 is not None
-    weights, biases = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
+def _ordered(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs as the native code takes them: tensors contiguous."""
+    return tuple(contiguous(given) if isinstance(given, Tensor) else given for given in inputs)
+
+
+def _describe(settings: Settings, kind: tuple[str, int], inputs: tuple[Any, ...]) -> Any:
+    """The native description, valid while the inputs are alive."""
+    q0, _, _, damping, condition, _, mass, *parameters = inputs
+    layers = len(parameters) // 2
     return _C.DelRollout(
         q0.dtype == torch.float64,
         2 * q0.shape[1],
         kind[1],
-        [len(weight) for weight in weights[:-1] if weight is not None],
+        [weight.shape[0] for weight in parameters[: layers - 1]],
         ACTIVATIONS[kind[0]].code,
-        [address(weight) for weight in weights],
-        [address(bias) for bias in biases],
+        [address(weight) for weight in parameters[:layers]],
+        [address(bias) for bias in parameters[layers:]],
         address(mass),
         address(damping),
         settings.dt,
@@ -84,46 +90,53 @@ def _describe(settings: Settings, kind: tuple[str, int], tensors: tuple[Tensor |
     )
 
 
-class _Rollout(torch.autograd.Function):
+def _run(settings: Settings, kind: tuple[str, int], inputs: tuple[Any, ...]) -> Outcome:
+    q0, q1, _, _, _, impulses, *_ = inputs
+    (batch, d), steps = q0.shape, settings.steps
+    outcome = Outcome(
+        q0.new_empty(batch, steps + 2, d),
+        q0.new_empty(batch, steps, dtype=torch.bool),
+        q0.new_empty(batch, steps, dtype=torch.int64),
+        q0.new_empty(batch, steps),
+        q0.new_empty(batch, steps),
+    )
+    _C.del_forward(
+        _describe(settings, kind, inputs),
+        address(q0),
+        address(q1),
+        address(impulses),
+        address(outcome.trajectory),
+        address(outcome.converged),
+        address(outcome.iterations),
+        address(outcome.residual),
+        address(outcome.smallest_pivot),
+        torch.get_num_threads(),
+    )
+    return outcome
+
+
+class _Recorded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, settings: Settings, kind: tuple[str, int], *inputs: Any) -> tuple[Tensor, ...]:
-        q0, q1, damping, mass = (inputs[i].contiguous() for i in (0, 1, 3, 6))
-        condition, impulses = contiguous(inputs[4]), contiguous(inputs[5])
-        parameters = tuple(given.contiguous() for given in inputs[7:])
-        batch, d = q0.shape
-        outcome = Outcome(
-            q0.new_empty(batch, settings.steps + 2, d),
-            torch.empty(batch, settings.steps, dtype=torch.bool),
-            torch.empty(batch, settings.steps, dtype=torch.int64),
-            q0.new_empty(batch, settings.steps),
-            q0.new_empty(batch, settings.steps),
-        )
-        tensors = (q0, damping, condition, mass, *parameters)
-        _C.del_forward(
-            _describe(settings, kind, tensors),
-            address(q0),
-            address(q1),
-            address(impulses),
-            address(outcome.trajectory),
-            address(outcome.converged),
-            address(outcome.iterations),
-            address(outcome.residual),
-            address(outcome.smallest_pivot),
-            torch.get_num_threads(),
-        )
+        inputs = _ordered(inputs)
+        outcome = _run(settings, kind, inputs)
+        tensors = [given if isinstance(given, Tensor) else None for given in inputs]
         ctx.settings, ctx.kind = settings, kind
         ctx.save_for_backward(outcome.trajectory, outcome.converged, *tensors)
         ctx.mark_non_differentiable(*outcome[1:])
+        ctx.set_materialize_grads(False)
         return tuple(outcome)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
-        trajectory, converged, *tensors = ctx.saved_tensors
-        q0, damping, condition, mass, *parameters = tensors
-        steps, threads = ctx.settings.steps, torch.get_num_threads()
-        batch, d = q0.shape
-        description = _describe(ctx.settings, ctx.kind, tuple(tensors))
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        trajectory, converged, *inputs = ctx.saved_tensors
+        needed = ctx.needs_input_grad[2:]
+        if grad is None:
+            return (None,) * len(ctx.needs_input_grad)
+        q0, _, _, damping, condition, _, mass, *parameters = inputs
+        (batch, d), steps, threads = q0.shape, ctx.settings.steps, torch.get_num_threads()
+        description = _describe(ctx.settings, ctx.kind, tuple(inputs))
         grad_solved = grad[:, 2:].contiguous()
         multipliers, grad_start = q0.new_zeros(batch, steps, d), q0.new_zeros(batch, 2, d)
         _C.del_adjoint(
@@ -136,7 +149,6 @@ class _Rollout(torch.autograd.Function):
             threads,
         )
         grad_start += grad[:, :2]
-        needed = ctx.needs_input_grad[2:]
         grads: list[Tensor | None] = [None] * len(needed)
         grads[0], grads[1], grads[5] = grad_start[:, 0], grad_start[:, 1], -multipliers
         if any(needed[2:5]) or any(needed[6:]):

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from hamiltorch_ext import DiscreteLagrangianMLP, MechanicalLagrangian, _C, del_rollout
+from hamiltorch_ext import _C, DiscreteLagrangianMLP, MechanicalLagrangian, del_rollout
 from hamiltorch_ext.lagrangians import D2, ActionMLP, describe_action
 from hamiltorch_ext.variational import del_residual
 
@@ -71,7 +71,10 @@ def values_and_gradients(L, arguments, steps, backend, **options):
     weights = torch.randn(q.shape, generator=torch.Generator().manual_seed(1), dtype=F64).to(q.dtype)
     wanted = {**leaves, **dict(L.named_parameters())}
     found = torch.autograd.grad((q * weights).sum(), list(wanted.values()), allow_unused=True)
-    return q.detach(), info, {name: torch.zeros(()) if g is None else g for name, g in zip(wanted, found, strict=True)}
+    gradients = {
+        name: torch.zeros_like(leaf) if g is None else g for (name, leaf), g in zip(wanted.items(), found, strict=True)
+    }
+    return q.detach(), info, gradients
 
 
 def assert_same(L, arguments, steps, tolerance=1e-9, **options):
@@ -330,9 +333,7 @@ class TestWhatIsNotNative:
         L, arguments = problem(2)
         q0 = arguments["q0"]
         with pytest.raises(ValueError, match="forward-mode"):
-            torch.func.jvp(
-                lambda q: del_rollout(L, q, q, 2, dt=0.1, backend="native"), (q0,), (torch.ones_like(q0),)
-            )
+            torch.func.vmap(lambda q: del_rollout(L, q, q, 2, dt=0.1, backend="native"))(q0)
 
 
 @pytest.mark.parametrize("kind", ["discrete", "midpoint", "trapezoid"])

@@ -16,7 +16,7 @@ inline constexpr int kHalvings = 12;       // of a step, before it is given up
 inline constexpr double kDecrease = 1e-4;  // of the residual that a step has to bring, as a part of its promise
 inline constexpr int kRoundings = 4;       // of y's largest entry: a smaller step is none
 // What GMRES may leave of a Newton step's right side; where it leaves more than the most, the matrix is factorised.
-inline constexpr double kLeastForcing = 1e-4, kMostForcing = 0.1;
+inline constexpr double kLeastForcing = 1e-3, kMostForcing = 0.1;
 
 template <class T>
 constexpr T epsilon() {

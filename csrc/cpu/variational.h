@@ -211,7 +211,7 @@ void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, in
       leave_by(network.p);
       take_from_later();
     }
-    for (int64_t r = 0; r < rows; ++r) tile.target[r] = 16 * epsilon<T>() * norm(tile.right.row(r), d);
+    for (int64_t r = 0; r < rows; ++r) tile.target[r] = 2 * epsilon<T>() * norm(tile.right.row(r), d);
     solve_by_products(system, tile, transposed, tile.all, rows, worker);
     for (int64_t r = 0; r < rows; ++r) {
       const bool converged = arrays.converged[(row + r) * steps + k];

@@ -12,18 +12,11 @@
 #include <vector>
 
 #include "../cpu/implementation.h"
+#include "expect.h"
 
 using namespace hamiltorch;
 
 namespace {
-
-int failures = 0;
-
-void expect(bool condition, const std::string& what) {
-  if (condition) return;
-  ++failures;
-  std::printf("FAILED: %s\n", what.c_str());
-}
 
 const char* const kNames[kActivations] = {"softplus", "tanh", "silu", "gelu", "sin"};
 

@@ -14,19 +14,12 @@
 #include <string>
 #include <vector>
 
+#include "expect.h"
 #include "hamiltorch/cuda_rollout.h"
 
 using namespace hamiltorch;
 
 namespace {
-
-int failures = 0;
-
-void expect(bool condition, const std::string& what) {
-  if (condition) return;
-  ++failures;
-  std::printf("FAILED: %s\n", what.c_str());
-}
 
 template <class T>
 class Problem {

@@ -12,19 +12,12 @@
 
 #include "../cpu/implementation.h"
 #include "../cuda/scalar_math.h"
+#include "expect.h"
 #include "hamiltorch/device.h"
 
 using namespace hamiltorch;
 
 namespace {
-
-int failures = 0;
-
-void expect(bool condition, const std::string& what) {
-  if (condition) return;
-  ++failures;
-  std::printf("FAILED: %s\n", what.c_str());
-}
 
 struct Case {
   int64_t d, condition, batch, steps;
@@ -138,17 +131,6 @@ void scalar_rollout(const Problem<T>& p, std::vector<double>* trajectory, std::v
     }
   }
 }
-
-struct Buffer {
-  explicit Buffer(size_t size) : bytes(size), data(std::aligned_alloc(64, (size + 127) / 64 * 64)) {
-    // What the kernels do not write must show.
-    std::memset(data, 0xff, size);
-  }
-  ~Buffer() { std::free(data); }
-  Buffer(const Buffer&) = delete;
-  size_t bytes;
-  void* data;
-};
 
 template <class T>
 double distance(const std::vector<T>& a, const std::vector<double>& b) {
