@@ -13,8 +13,9 @@ STEPS = 15
 DT = 0.5
 ENERGY_WEIGHT = 0.5  # lambda of H-JEPA's loss, the middle of its curriculum
 
-# Of discrete Euler-Lagrange rollouts: every peer stops each step where del_rollout does.
-DEL_STEPS = 10
+# Of discrete Euler-Lagrange rollouts: every peer stops each step where del_rollout does. A single motion is followed
+# for longer than a batch.
+DEL_STEPS, DEL_STEPS_SINGLE = 10, 50
 DEL_DT = 0.1
 TOLERANCE = 1e-6
 MOST_ITERATIONS = 20
@@ -185,7 +186,9 @@ def _cases(*rows: tuple[str, str, tuple[int, ...]]) -> dict[str, Case]:
         kind = KINDS.get(prefix, prefix)
         baseline = f"{prefix}/{BASELINES[network]}/{batch}" if network in BASELINES else None
         model, widths = NETWORKS[network]
-        steps = DEL_STEPS if model == "lagrangian" else STEPS
+        steps = STEPS
+        if model == "lagrangian":
+            steps = DEL_STEPS_SINGLE if batch == "b1" else DEL_STEPS
         beside = baseline if baseline in names else None
         cases[name] = Case(name, kind, model, widths, int(batch[1:]), steps, beside)
     return cases

@@ -25,6 +25,7 @@ from . import (
     del_compiled,
     del_func,
     del_jax,
+    del_jax_chord,
     del_ours,
     eager,
     graph,
@@ -83,6 +84,7 @@ PEERS = {
         "torch.func": _peer(del_func),
         "torch.compile": _peer(compiled, del_compiled, cases=("rollout/*", "training/*", "del*/b64")),
         "jax jit": _peer(jax_jit, del_jax),
+        "jax chord": _peer(del_jax_chord),
         "plain MLP": _peer(plain_mlp, model="baseline"),
     },
     "cuda": {

@@ -43,8 +43,11 @@ def _matrix(params: Any, q: Any, y: Any, dt: Any) -> Any:
     return jax.vmap(jax.jacfwd(lambda q, y: _slot(params, q, y, dt, 0), argnums=1))(q, y)
 
 
-def _solved(params: Any, before: Any, q: Any, dt: Any) -> Any:
-    """The configuration after q. The batch is left when every sample is solved; who is solved stays where it is."""
+def _solved(params: Any, before: Any, q: Any, dt: Any, chord: bool) -> Any:
+    """The configuration after q, by Newton's matrix or, with ``chord``, its kinetic part alone.
+
+    The batch is left when every sample is solved; who is solved stays where it is.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -59,7 +62,10 @@ def _solved(params: Any, before: Any, q: Any, dt: Any) -> Any:
 
     def iterate(state: Any) -> Any:
         y, r, open_, iterations = state
-        change = jnp.linalg.solve(_matrix(params, q, y, dt), r[..., None])[..., 0]
+        if chord:
+            change = -dt / (jax.nn.softplus(params[0]) + LEAST_MASS) * r
+        else:
+            change = jnp.linalg.solve(_matrix(params, q, y, dt), r[..., None])[..., 0]
         y = jnp.where(open_[:, None], y - change, y)
         lost = jnp.abs(change).max(-1) <= ROUNDINGS * jnp.finfo(y.dtype).eps * jnp.abs(y).max(-1)
         r = residual(y)
@@ -71,14 +77,14 @@ def _solved(params: Any, before: Any, q: Any, dt: Any) -> Any:
     return jax.lax.while_loop(lambda state: state[2].any() & (state[3] < MOST_ITERATIONS), iterate, state)[0]
 
 
-def _path(params: Any, q0: Any, q1: Any, dt: Any, steps: int) -> Any:
+def _path(params: Any, q0: Any, q1: Any, dt: Any, steps: int, chord: bool = False) -> Any:
     """All configurations, (steps + 2, batch, d)."""
     import jax
     import jax.numpy as jnp
 
     def step(state: Any, _: None) -> Any:
         before, q = state
-        after = _solved(params, before, q, dt)
+        after = _solved(params, before, q, dt, chord)
         return (q, after), after
 
     _, path = jax.lax.scan(step, (q0, q1), None, length=steps)
@@ -124,7 +130,7 @@ def _inputs(problem: Problem) -> tuple[Any, Any, Any]:
     return params, array(q0), array(q1)
 
 
-def del_rollout(problem: Problem) -> Callable[[], dict[str, Any]]:
+def del_rollout(problem: Problem, chord: bool = False) -> Callable[[], dict[str, Any]]:
     import jax
 
     finished = _configured(problem)
@@ -136,7 +142,7 @@ def del_rollout(problem: Problem) -> Callable[[], dict[str, Any]]:
     @jax.jit
     def run(params: Any, q0: Any, q1: Any) -> Any:
         params = params if single else _inputs_first(params)
-        return _path(params, q0, q1, float(problem.dt), problem.case.steps).swapaxes(0, 1)
+        return _path(params, q0, q1, float(problem.dt), problem.case.steps, chord).swapaxes(0, 1)
 
     return lambda: {"trajectory": finished(run(params, q0, q1))}
 
