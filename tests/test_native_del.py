@@ -116,17 +116,23 @@ def test_threads(threads):
 
 def test_the_matrix_is_used_and_right(instruction_set):
     """Where N outweighs the kinetic term, products with its Hessian do not suffice."""
-    L, arguments = problem(40, (120,), 7, 2, gain=3.0, activation="softplus")
-    arguments["dt"] = torch.tensor(6.0, dtype=F64)
-    q, info = roll(L, arguments, 2, "native", tol=1e-11)
-    assert info.smallest_pivot.isfinite().any()
-    want, expected = roll(L, arguments, 2, "reference", tol=1e-11)
-    assert info.converged.all()
-    assert expected.converged.all()
-    assert (q - want).abs().max() < 1e-8 * want.abs().max()
+    L, arguments = problem(40, (120,), 40, 1, gain=3.0, activation="tanh")
+    arguments["dt"] = torch.tensor(3.0, dtype=F64)
+    q, info = roll(L, arguments, 1, "native", tol=1e-11)
     used = info.smallest_pivot.isfinite()
     assert (info.smallest_pivot[used] < 1).all()
     assert (info.smallest_pivot[used] > 0).all()
+    solved = (used & info.converged)[:, 0]
+    assert solved.sum() > 3
+    carried = D2(L, q[:, 0], q[:, 1], 3.0).abs().amax(-1)
+    assert (left_of(L, q, arguments)[solved].abs().amax(-1) < 1e-10 * (1 + carried[solved])).all()
+
+
+def left_of(L, q, arguments):
+    """The equations' left side by autograd through the module, not by its description."""
+    return del_residual(
+        lambda a, b, dt: L(a, b, dt), q, dt=arguments["dt"], forces=arguments["forces"], damping=arguments["damping"]
+    )[:, 0]
 
 
 def test_gradients_through_the_matrix():
@@ -233,14 +239,16 @@ def test_failures_leave_gradients_of_others_alone():
 
 
 def test_the_line_search_is_needed():
-    """Full Newton steps from a far start diverge; with the search more samples are solved than the start suggests."""
+    """Full Newton steps from a far start diverge. As many are solved as by torch, if not the same: there are several
+    solutions."""
     L, arguments = problem(2, (16,), 400, 1, gain=4.0, activation="sin")
     arguments["q1"] = arguments["q0"] + 2 * torch.randn(400, 2, dtype=F64)
     arguments["dt"] = torch.tensor(0.9, dtype=F64)
     _, info = roll(L, arguments, 1, "native", tol=1e-9)
     _, expected = roll(L, arguments, 1, "reference", tol=1e-9)
     assert (info.iterations > 4).any()
-    assert (info.converged == expected.converged).float().mean() > 0.98
+    assert 0.5 < expected.converged.float().mean() < 0.9
+    assert info.converged.float().mean() > expected.converged.float().mean() - 0.02
 
 
 def test_hostile_solves():

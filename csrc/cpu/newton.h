@@ -5,9 +5,9 @@
 // product being the work of one gradient. Where it needs more than kMostDirections the matrix is formed, all its
 // columns in one product with H, and factorised. The rules of the iteration are those of hamiltorch_ext/_newton.py.
 #pragma once
+#include "broyden.h"
 #include "curvature.h"
 #include "hamiltorch/variational.h"
-#include "linear.h"
 
 namespace hamiltorch {
 namespace {
@@ -16,6 +16,7 @@ inline constexpr int kHalvings = 12;       // of a step, before it is given up
 inline constexpr double kDecrease = 1e-4;  // of the residual that a step has to bring, as a part of its promise
 inline constexpr int kRoundings = 4;       // of y's largest entry: a smaller step is none
 // What GMRES may leave of a Newton step's right side; where it leaves more than the most, the matrix is factorised.
+inline constexpr double kQuickly = 0.3;  // what Broyden's step may leave of the residual before Newton's takes over
 inline constexpr double kLeastForcing = 1e-3, kMostForcing = 0.1;
 
 template <class T>
@@ -37,8 +38,9 @@ struct DelTile {
   Tile<T> matrix;                                     // [d][d]
   T *scale, *error, *length, *target, *left, *pivot;  // length: of the residual
   int64_t* iterations;
-  uint8_t *settled, *stale;
-  int32_t *all, *open, *trying, *single;  // lists of slots; `single` names one slot in every line
+  Broyden<T> memory;
+  uint8_t *settled, *stale, *quick;
+  int32_t *all, *open, *slow, *trying, *single;  // lists of slots; `single` names one slot in every line
 };
 
 // What all tiles share.
@@ -167,6 +169,16 @@ void solve_by_matrix(const DelSystem<T>& system, const DelTile<T>& tile, const S
   tile.pivot[slot] = eliminate(d, tile.matrix, tile.step.row(slot));
 }
 
+// The point that was tried becomes the slot's, with its residual of this length.
+template <class T>
+void take_tried(const DelTile<T>& tile, int64_t slot, int64_t d, T length) {
+  tile.length[slot] = length;
+  for_vectors<T>(d, [&](int64_t c) {
+    store(tile.y.row(slot) + c, load(tile.tried.row(slot) + c));
+    store(tile.residual.row(slot) + c, load(tile.tried_residual.row(slot) + c));
+  });
+}
+
 // Halves each slot's step until its residual falls, and takes it; the slots where that succeeded, in place of the list.
 template <class T>
 int64_t search_line(const DelSystem<T>& system, const DelTile<T>& tile, int32_t* slots, int64_t count,
@@ -189,11 +201,7 @@ int64_t search_line(const DelSystem<T>& system, const DelTile<T>& tile, int32_t*
       const int32_t slot = tile.trying[i];
       const T length = norm(tile.tried_residual.row(slot), d);
       if (length <= (1 - static_cast<T>(kDecrease) * part) * tile.length[slot]) {
-        tile.length[slot] = length;
-        for_vectors<T>(d, [&](int64_t c) {
-          store(tile.y.row(slot) + c, load(tile.tried.row(slot) + c));
-          store(tile.residual.row(slot) + c, load(tile.tried_residual.row(slot) + c));
-        });
+        take_tried(tile, slot, d, length);
         slots[improved++] = slot;
       } else {
         tile.trying[still++] = slot;
@@ -205,12 +213,79 @@ int64_t search_line(const DelSystem<T>& system, const DelTile<T>& tile, int32_t*
   return improved;
 }
 
+// Newton's steps of the `count` slots in tile.slow.
+template <class T>
+void find_newton_steps(const DelSystem<T>& system, const DelTile<T>& tile, int64_t count, const Worker<T>& worker) {
+  const int64_t d = system.network.half;
+  const Sides<T> sides = {system.network.p, system.network.q};
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t slot = tile.slow[i];
+    // No more accurate than the step's end needs, and than its own error of second order is likely to be.
+    const T length = tile.length[slot], wanted = system.rollout->tolerance * tile.scale[slot] / 4;
+    const T least = static_cast<T>(kLeastForcing) * length, most = static_cast<T>(kMostForcing) * length;
+    tile.target[slot] = wanted < least ? least : wanted < most ? wanted : most;
+    for_vectors<T>(d, [&](int64_t c) { store(tile.right.row(slot) + c, -load(tile.residual.row(slot) + c)); });
+  }
+  solve_by_products(system, tile, sides, tile.slow, count, worker);
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t slot = tile.slow[i];
+    if (!(tile.left[slot] <= static_cast<T>(kMostForcing) * tile.length[slot]))
+      solve_by_matrix(system, tile, sides, slot, worker);
+    tile.settled[slot] = largest(tile.step.row(slot), d) <= kRoundings * epsilon<T>() * largest(tile.y.row(slot), d);
+  }
+}
+
+// The first steps of the `count` open slots, by what earlier steps of time have taught.
+template <class T>
+void begin_quickly(const DelSystem<T>& system, const DelTile<T>& tile, int64_t count) {
+  const int64_t d = system.network.half;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t slot = tile.open[i];
+    tile.quick[slot] = 1;
+    if (tile.memory.pairs[slot] == kMostPairs) tile.memory.pairs[slot] = 0;
+    T* const step = tile.step.row(slot);
+    for_vectors<T>(d, [&](int64_t c) { store(step + c, -load(tile.residual.row(slot) + c)); });
+    multiply_inverse(tile.memory, slot, d, system.inverse, step);
+  }
+}
+
+// Takes the full step of each of these slots where its residual falls, and finds the next. Where it does not fall by
+// enough, Newton's method takes over. Appends to `going` the slots that have moved or go on otherwise.
+template <class T>
+int64_t take_quick_steps(const DelSystem<T>& system, const DelTile<T>& tile, int32_t* slots, int64_t count,
+                         int32_t* going, const Worker<T>& worker) {
+  const int64_t d = system.network.half;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t slot = slots[i];
+    for_vectors<T>(d, [&](int64_t c) {
+      store(tile.tried.row(slot) + c, load(tile.y.row(slot) + c) + load(tile.step.row(slot) + c));
+    });
+  }
+  if (count > 0) find_residual(system, tile, slots, count, tile.tried, tile.tried_residual, worker);
+  int64_t back = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int32_t slot = going[i] = slots[i];
+    const T length = norm(tile.tried_residual.row(slot), d), before = tile.length[slot];
+    const bool falls = length <= (1 - static_cast<T>(kDecrease)) * before;
+    if (falls) take_tried(tile, slot, d, length);
+    if (length <= static_cast<T>(kQuickly) * before) {
+      learn_step(tile.memory, slot, d, system.inverse, tile.residual.row(slot), tile.step.row(slot),
+                 tile.tried.row(slot));
+      continue;
+    }
+    tile.quick[slot] = 0;
+    tile.memory.pairs[slot] = 0;
+    if (!falls) slots[back++] = slot;
+  }
+  if (back > 0) evaluate_at(system, tile, slots, back, tile.y, worker);
+  return count;
+}
+
 // Solves the step of every slot, from tile.y on. Leaves in tile.kept the network at the solution.
 template <class T>
 void solve_step(const DelSystem<T>& system, const DelTile<T>& tile, int64_t rows, const Worker<T>& worker) {
   const int64_t d = system.network.half;
   const DelRollout<T>& rollout = *system.rollout;
-  const Sides<T> sides = {system.network.p, system.network.q};
   find_residual(system, tile, tile.all, rows, tile.y, tile.residual, worker);
   int64_t open = 0;
   for (int64_t slot = 0; slot < rows; ++slot) {
@@ -222,30 +297,29 @@ void solve_step(const DelSystem<T>& system, const DelTile<T>& tile, int64_t rows
     tile.settled[slot] = tile.stale[slot] = 0;
     if (tile.error[slot] > rollout.tolerance) tile.open[open++] = static_cast<int32_t>(slot);
   }
+  begin_quickly(system, tile, open);
   for (int64_t iteration = 0; iteration < rollout.max_iterations && open > 0; ++iteration) {
-    for (int64_t i = 0; i < open; ++i) {
-      const int64_t slot = tile.open[i];
-      // No more accurate than the step's end needs, and than its own error of second order is likely to be.
-      const T length = tile.length[slot], wanted = rollout.tolerance * tile.scale[slot] / 4;
-      const T least = static_cast<T>(kLeastForcing) * length, most = static_cast<T>(kMostForcing) * length;
-      tile.target[slot] = wanted < least ? least : wanted < most ? wanted : most;
-      for_vectors<T>(d, [&](int64_t c) { store(tile.right.row(slot) + c, -load(tile.residual.row(slot) + c)); });
-    }
-    solve_by_products(system, tile, sides, tile.open, open, worker);
+    int64_t quick = 0, slow = 0;
     for (int64_t i = 0; i < open; ++i) {
       const int32_t slot = tile.open[i];
-      if (!(tile.left[slot] <= static_cast<T>(kMostForcing) * tile.length[slot]))
-        solve_by_matrix(system, tile, sides, slot, worker);
       ++tile.iterations[slot];
-      tile.settled[slot] = largest(tile.step.row(slot), d) <= kRoundings * epsilon<T>() * largest(tile.y.row(slot), d);
+      if (tile.quick[slot])
+        tile.trying[quick++] = slot;
+      else
+        tile.slow[slow++] = slot;
     }
-    const int64_t improved = search_line(system, tile, tile.open, open, worker);
-    open = 0;
-    for (int64_t i = 0; i < improved; ++i) {
+    find_newton_steps(system, tile, slow, worker);
+    // Both lists become those of the slots that go on.
+    open = take_quick_steps(system, tile, tile.trying, quick, tile.open, worker);
+    const int64_t improved = search_line(system, tile, tile.slow, slow, worker);
+    for (int64_t i = 0; i < improved; ++i) tile.open[open++] = tile.slow[i];
+    int64_t still = 0;
+    for (int64_t i = 0; i < open; ++i) {
       const int32_t slot = tile.open[i];
       tile.error[slot] = largest(tile.residual.row(slot), d) / tile.scale[slot];
-      if (!tile.settled[slot] && tile.error[slot] > rollout.tolerance) tile.open[open++] = slot;
+      if (!tile.settled[slot] && tile.error[slot] > rollout.tolerance) tile.open[still++] = slot;
     }
+    open = still;
   }
   int64_t stale = 0;
   for (int64_t slot = 0; slot < rows; ++slot)

@@ -1,6 +1,7 @@
 // Discrete Euler-Lagrange rollouts and their adjoint: every thread takes samples of its own, tile by tile, through all
 // steps.
 #pragma once
+#include "factors.h"
 #include "newton.h"
 
 namespace hamiltorch {
@@ -37,13 +38,15 @@ DelTile<T> take_del_tile(Arena& arena, const Network<T>& network, int64_t rows) 
   tile.out = take_tile<T>(arena, tile.lines, d);
   tile.image = take_tile<T>(arena, rows, d);
   tile.krylov = take_krylov<T>(arena, rows, d);
+  tile.memory = take_broyden<T>(arena, rows, d);
   tile.matrix = take_tile<T>(arena, d, d);
   T** const numbers[] = {&tile.scale, &tile.error, &tile.length, &tile.target, &tile.left, &tile.pivot};
   for (T** number : numbers) *number = arena.take<T>(rows);
   tile.iterations = arena.take<int64_t>(rows);
   tile.settled = arena.take<uint8_t>(rows);
   tile.stale = arena.take<uint8_t>(rows);
-  int32_t** const lists[] = {&tile.all, &tile.open, &tile.trying};
+  tile.quick = arena.take<uint8_t>(rows);
+  int32_t** const lists[] = {&tile.all, &tile.open, &tile.slow, &tile.trying};
   for (int32_t** list : lists) *list = arena.take<int32_t>(rows);
   tile.single = arena.take<int32_t>(tile.lines);
   if (tile.all)
@@ -123,6 +126,7 @@ void roll_del(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, int64_t
   write_rows(tile.q, rows, d, trajectory, stride, worker);
   write_rows(tile.y, rows, d, trajectory + d, stride, worker);
   if (steps == 0) return;
+  clear(tile.memory.pairs, rows);
   fill_base(system.network, rows, rollout.condition + row * system.network.condition.in, tile.base, worker);
   begin_interval(system, tile, rows, worker);
   evaluate_at(system, tile, tile.all, rows, tile.y, worker);
