@@ -116,7 +116,7 @@ def test_threads(threads):
 
 def test_the_matrix_is_used_and_right(instruction_set):
     """Where N outweighs the kinetic term, products with its Hessian do not suffice."""
-    L, arguments = problem(40, (120,), 40, 1, gain=3.0, activation="tanh")
+    L, arguments = problem(40, (120,), 250, 1, gain=3.0, activation="tanh")
     arguments["dt"] = torch.tensor(3.0, dtype=F64)
     q, info = roll(L, arguments, 1, "native", tol=1e-11)
     used = info.smallest_pivot.isfinite()

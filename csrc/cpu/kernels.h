@@ -3,7 +3,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "implementation.h"
-#include "variational.h"
+#include "variational_adjoint.h"
 #include "variational_gradient.h"
 
 namespace hamiltorch {

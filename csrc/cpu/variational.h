@@ -1,5 +1,4 @@
-// Discrete Euler-Lagrange rollouts and their adjoint: every thread takes samples of its own, tile by tile, through all
-// steps.
+// Discrete Euler-Lagrange rollouts: every thread takes samples of its own, tile by tile, through all steps.
 #pragma once
 #include "factors.h"
 #include "newton.h"
@@ -24,8 +23,9 @@ DelTile<T> take_del_tile(Arena& arena, const Network<T>& network, int64_t rows) 
   DelTile<T> tile{};
   tile.lines = d < kTileRows ? d : kTileRows;
   if (tile.lines < rows) tile.lines = rows;
-  Tile<T>* const states[] = {&tile.q,     &tile.y,    &tile.carried, &tile.residual,
-                             &tile.right, &tile.step, &tile.tried,   &tile.tried_residual};
+  Tile<T>* const states[] = {&tile.q,          &tile.y,    &tile.carried, &tile.residual,
+                             &tile.right,      &tile.step, &tile.tried,   &tile.tried_residual,
+                             &tile.multiplier, &tile.own,  &tile.later};
   for (Tile<T>* state : states) *state = take_tile<T>(arena, rows, d);
   tile.from_x = take_tile<T>(arena, rows, width);
   if (network.condition.in)
@@ -146,110 +146,6 @@ void roll_del(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, int64_t
   }
 }
 
-// From the last step to the first, then the interval (q0, q1). With l the multiplier of the step that ends in y and l'
-// the next one's, the cotangent on y is g - D2 D2 L_d(x, y) l' - (what the next interval leaves on its own x), and this
-// interval leaves D1 D1 L_d(x, y) l + D1 D2 L_d(x, y) l' on x.
-template <class T>
-void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, int64_t rows, const Worker<T>& worker) {
-  const DelSystem<T>& system = job.system;
-  const Network<T>& network = system.network;
-  const DelRollout<T>& rollout = *system.rollout;
-  const DelAdjointArrays<T>& arrays = job.adjoint;
-  const int64_t d = network.half, steps = rollout.steps, stride = (steps + 2) * d;
-  const Tile<T>&next = tile.carried, on_x = tile.residual;
-  const Sides<T> transposed = {network.q, network.p};
-  const auto for_states = [&](const auto& f) { for_columns<T>({0, rows}, {0, d}, f); };
-  for_states([&](int64_t r, int64_t c) {
-    store(next.row(r) + c, Vec<T>{});
-    store(on_x.row(r) + c, Vec<T>{});
-  });
-  fill_base(system.network, rows, rollout.condition + row * system.network.condition.in, tile.base, worker);
-  const auto load_interval = [&](int64_t first_point) {
-    const T* const points = arrays.trajectory + row * stride + first_point * d;
-    read_rows(points, stride, rows, d, tile.q, worker);
-    read_rows(points + d, stride, rows, d, tile.y, worker);
-    begin_interval(system, tile, rows, worker);
-    evaluate_at(system, tile, tile.all, rows, tile.y, worker);
-  };
-  // The directions `next` in y and, where it is not null, `own` in x; then what leaves by `out`.
-  const auto spread = [&](const Tile<T>* own) {
-    const Tile<T>& tangent = tile.work.tangent[0];
-    apply(network.p, rows, next, tangent, worker, no_more);
-    if (own)
-      apply(network.q, rows, *own, tile.work.tangent_value[0], worker, [&](const Range& block, const Range& columns) {
-        for_columns<T>(block, columns, [&](int64_t r, int64_t c) {
-          store(tangent.row(r) + c, load(tangent.row(r) + c) + load(tile.work.tangent_value[0].row(r) + c));
-        });
-      });
-    multiply_hessian(network, tile.all, rows, tile.kept, tile.work, worker);
-  };
-  const auto leave_by = [&](const Weight<T>& out) {
-    apply_transposed(out, rows, tile.work.tangent_delta[0], tile.out, worker, no_more);
-  };
-  // tile.right -= what y = q_{k+2} has from the steps after k.
-  const auto take_from_later = [&] {
-    for_states([&](int64_t r, int64_t c) {
-      const Vec<T> kinetic = load(system.kinetic + c) - load(system.friction + c);
-      store(tile.right.row(r) + c, load(tile.right.row(r) + c) - load(on_x.row(r) + c) -
-                                       kinetic * load(next.row(r) + c) - rollout.dt * load(tile.out.row(r) + c));
-    });
-  };
-  // on_x and next of the interval of step k, whose own multiplier is in tile.step.
-  const auto leave_on_x = [&](int64_t k) {
-    for (int64_t r = 0; r < rows; ++r) {
-      // After a failure all multipliers are zero; what the network made of them there need not be.
-      const bool converged = arrays.converged[(row + r) * steps + k];
-      for_vectors<T>(d, [&](int64_t c) {
-        const Vec<T> own = load(tile.step.row(r) + c), later = load(next.row(r) + c);
-        const Vec<T> local = load(system.kinetic + c) * (own - later) + load(system.friction + c) * (own + later);
-        store(on_x.row(r) + c, converged ? local + rollout.dt * load(tile.out.row(r) + c) : local);
-        store(next.row(r) + c, own);
-      });
-    }
-  };
-  for (int64_t k = steps; k-- > 0;) {
-    load_interval(k + 1);
-    read_rows(arrays.grad_trajectory + (row * steps + k) * d, steps * d, rows, d, tile.right, worker);
-    if (k + 1 < steps) {
-      spread(nullptr);
-      leave_by(network.p);
-      take_from_later();
-    }
-    for (int64_t r = 0; r < rows; ++r) tile.target[r] = 2 * epsilon<T>() * norm(tile.right.row(r), d);
-    solve_by_products(system, tile, transposed, tile.all, rows, worker);
-    for (int64_t r = 0; r < rows; ++r) {
-      const bool converged = arrays.converged[(row + r) * steps + k];
-      tile.pivot[r] = 1;
-      if (converged && !(tile.left[r] <= 64 * tile.target[r]))
-        solve_by_matrix(system, tile, transposed, static_cast<int32_t>(r), worker);
-      if (!converged || tile.pivot[r] == 0)
-        for_vectors<T>(d, [&](int64_t c) { store(tile.step.row(r) + c, Vec<T>{}); });
-    }
-    write_rows(tile.step, rows, d, arrays.multipliers + (row * steps + k) * d, steps * d, worker);
-    spread(&tile.step);
-    leave_by(network.q);
-    leave_on_x(k);
-  }
-  load_interval(0);
-  for_states([&](int64_t r, int64_t c) {
-    store(tile.right.row(r) + c, Vec<T>{});
-    store(tile.step.row(r) + c, Vec<T>{});
-  });
-  spread(nullptr);
-  leave_by(network.p);
-  take_from_later();
-  leave_by(network.q);
-  leave_on_x(0);
-  for (int64_t r = 0; r < rows; ++r) {
-    const bool converged = arrays.converged[(row + r) * steps];
-    T* const to = arrays.grad_start + (row + r) * 2 * d;
-    for (int64_t c = 0; c < d; ++c) {
-      to[c] = converged ? -on_x.row(r)[c] : 0;
-      to[d + c] = converged ? tile.right.row(r)[c] : 0;
-    }
-  }
-}
-
 template <class T, void (*roll)(const DelJob<T>&, const DelTile<T>&, int64_t, int64_t, const Worker<T>&)>
 void del_thread(void* context, int index) {
   const DelJob<T>& job = *static_cast<const DelJob<T>*>(context);
@@ -287,12 +183,6 @@ template <class T>
 Status del_forward_run(const DelRollout<T>& rollout, const DelArrays<T>& arrays, int threads, const Prepared& kept,
                        void* workspace, size_t size) {
   return run_del<T, roll_del<T>>(rollout, arrays, {}, threads, kept, workspace, size);
-}
-
-template <class T>
-Status del_adjoint_run(const DelRollout<T>& rollout, const DelAdjointArrays<T>& arrays, int threads,
-                       const Prepared& kept, void* workspace, size_t size) {
-  return run_del<T, roll_del_back<T>>(rollout, {}, arrays, threads, kept, workspace, size);
 }
 
 }  // namespace
