@@ -24,6 +24,7 @@ from .mlp import check_condition
 __all__ = ["DELInfo", "del_residual", "del_rollout", "initialize_from_state", "regularity_penalty"]
 
 Constraint = Callable[[Tensor], Tensor]
+DiscreteForces = Callable[..., tuple[Tensor, Tensor]]
 Slots = Callable[..., tuple[Tensor, Tensor]]
 
 BACKENDS = ("auto", "native", "reference")
@@ -55,6 +56,7 @@ def del_rollout(
     max_iterations: int = ...,
     forces: Tensor | None = ...,
     damping: float | Tensor | None = ...,
+    discrete_forces: DiscreteForces | None = ...,
     constraint: Constraint | None = ...,
     condition: Tensor | None = ...,
     return_info: Literal[False] = ...,
@@ -72,6 +74,7 @@ def del_rollout(
     max_iterations: int = ...,
     forces: Tensor | None = ...,
     damping: float | Tensor | None = ...,
+    discrete_forces: DiscreteForces | None = ...,
     constraint: Constraint | None = ...,
     condition: Tensor | None = ...,
     return_info: Literal[True],
@@ -88,6 +91,7 @@ def del_rollout(
     max_iterations: int = 20,
     forces: Tensor | None = None,
     damping: float | Tensor | None = None,
+    discrete_forces: DiscreteForces | None = None,
     constraint: Constraint | None = None,
     condition: Tensor | None = None,
     return_info: bool = False,
@@ -95,7 +99,7 @@ def del_rollout(
 ) -> Tensor | tuple[Tensor, DELInfo]:
     """Continue the motion that begins with q0 and q1 by the discrete Euler-Lagrange equations.
 
-    Each step is solved by Newton's method with a line search, from the straight line through the last two points.
+    Each step is solved by Newton's method with a line search, from an extrapolation of the last points.
 
     Args:
         L: discrete Lagrangian: a ``MechanicalLagrangian``, a ``DiscreteLagrangianMLP``, or any callable of q0, q1, dt
@@ -110,16 +114,15 @@ def del_rollout(
         forces: impulses F_k (dt times force) at the inner points q_1 .. q_steps, shape (..., steps, d): controls.
         damping: coefficients c of a friction -c dq/dt, a float or (d,): discrete forces -c (q1 - q0) / 2 at both ends
             of every step.
+        discrete_forces: a function of q0, q1, dt [and the condition] that returns the left and the right discrete
+            force of a step from q0 to q1, each (..., d): impulses at its two ends, such as dt / 2 times a force.
         constraint: a function g of q (..., d) that returns (..., m): g(q) = 0 is kept at every new point, by
             multipliers. q0 and q1 have to satisfy it.
         condition: per-trajectory input of L, shape (..., condition_dim).
         return_info: also return a ``DELInfo``; without it, a warning tells of steps that were not solved.
         backend: "native" (one fused call for the whole rollout, or an error that says why not), "reference" (torch,
             many times slower), or "auto": native where it can be. It knows ``MechanicalLagrangian`` with constant
-            masses and ``DiscreteLagrangianMLP``, on the CPU, without a constraint.
-        backend: "native" (one fused call for the whole rollout, or an error that says why not), "reference" (torch,
-            many times slower), or "auto": native where it can be. It knows ``MechanicalLagrangian`` with constant
-            masses and ``DiscreteLagrangianMLP``, on the CPU, without a constraint.
+            masses and ``DiscreteLagrangianMLP``, on the CPU, without a constraint or forces that are functions.
 
     Returns:
         Trajectory (..., steps + 2, d), beginning with q0 and q1; with ``return_info`` also a ``DELInfo``. The
@@ -149,9 +152,9 @@ def del_rollout(
     start, second = (_plain(q).reshape(-1, d) for q in (q0, q1))
     batch = start.shape[0]
     impulses = None if forces is None else forces.reshape(batch, steps, d)
-    step = _Step(L, dt, friction, constraint, _by_sample(condition, batch))
+    step = _Step(L, dt, friction, discrete_forces, constraint, _by_sample(condition, batch))
     action = describe_action(L)
-    reason = action if isinstance(action, str) else _why_not_native(action, q0, constraint)
+    reason = action if isinstance(action, str) else _why_not_native(action, q0, step)
     if backend == "native" and reason is not None:
         raise ValueError(f"backend='native' cannot run this rollout: {reason}")
     if backend != "reference" and reason is None:
@@ -180,7 +183,9 @@ def _reference(
     flat = [q0, q1]
     solutions: list[_newton.Solution] = []
     bound = None if step.constraint is None else step.constraint(q0)
-    recorded = _recorded(step.L, q0, q1, step.dt, step.condition, impulses, step.damping, bound)
+    more = () if step.condition is None else (step.condition,)
+    forced = () if step.discrete_forces is None else step.discrete_forces(q0, q1, step.dt, *more)
+    recorded = _recorded(step.L, q0, q1, step.dt, step.condition, impulses, step.damping, bound, *forced)
     with torch.inference_mode(False), torch.set_grad_enabled(recorded):
         alive = torch.ones(len(q0), dtype=torch.bool, device=q0.device)
         for k in range(steps):
@@ -192,7 +197,7 @@ def _reference(
         return torch.stack(flat, dim=1), _gather(solutions, q0)
 
 
-def _why_not_native(action: ActionMLP, q0: Tensor, constraint: Constraint | None) -> str | None:
+def _why_not_native(action: ActionMLP, q0: Tensor, step: _Step) -> str | None:
     """What keeps the native kernels from this rollout; TypeError and ValueError where nothing could run it."""
     network = action.network
     for parameter in (action.mass, *network.weights, *network.biases):
@@ -201,8 +206,10 @@ def _why_not_native(action: ActionMLP, q0: Tensor, constraint: Constraint | None
                 f"q0 must be {parameter.dtype} on {parameter.device} as L's parameters are, "
                 f"got {q0.dtype} on {q0.device}"
             )
-    if constraint is not None:
+    if step.constraint is not None:
         return "constraints are kept by torch alone"
+    if step.discrete_forces is not None:
+        return "forces that are functions are evaluated by torch alone"
     if q0.device.type != "cpu":
         return f"there is no kernel for {q0.device.type}"
     if transformed():
@@ -239,10 +246,12 @@ class _Step:
         L: Action,
         dt: float | Tensor,
         damping: float | Tensor,
+        discrete_forces: DiscreteForces | None,
         constraint: Constraint | None,
         condition: Tensor | None,
     ) -> None:
-        self.L, self.dt, self.damping, self.constraint, self.condition = L, dt, damping, constraint, condition
+        self.L, self.dt, self.damping, self.condition = L, dt, damping, condition
+        self.discrete_forces, self.constraint = discrete_forces, constraint
 
     def __call__(
         self,
@@ -274,17 +283,22 @@ class _Step:
         y = _newton.differentiable(equations, solution, (before, q)) if recorded else solution.y
         return y[:, : q.shape[-1]], solution
 
+    def _slots(self, q0: Tensor, q1: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """D1 and D2 of L_d with the forces of the step from q0 to q1, all of the samples ``rows``."""
+        condition = None if self.condition is None else self.condition[rows]
+        first, second = slot_derivatives(self.L, q0, q1, self.dt, condition)
+        return _forced(first, second, q0, q1, self.dt, self.damping, self.discrete_forces, condition)
+
     def _carried(self, before: Tensor, q: Tensor, impulse: Tensor | None, rows: Tensor) -> Tensor:
         """What the samples ``rows`` bring from the step before: D2 L_d(before, q) and the forces."""
-        momentum = slot_derivatives(self.L, before, q, self.dt, self._condition_of(rows))[1]
-        momentum = momentum - self.damping * (q - before) / 2
+        momentum = self._slots(before, q, rows)[1]
         return momentum if impulse is None else momentum + impulse[rows]
 
     def _remaining(self, carried: Tensor, q: Tensor, normals: Tensor | None, y: Tensor, rows: Tensor) -> Tensor:
         """The equations for y, the next configuration and the multipliers."""
         d = q.shape[-1]
         end = y[:, :d]
-        r = carried + D1(self.L, q, end, self.dt, self._condition_of(rows)) - self.damping * (end - q) / 2
+        r = carried + self._slots(q, end, rows)[0]
         if normals is None:
             return r
         assert self.constraint is not None
@@ -302,8 +316,27 @@ class _Step:
                 raise ValueError(f"constraint must return (..., m) for q (..., d), got {tuple(values.shape)}")
             return jacobian(values, at, differentiable)
 
-    def _condition_of(self, rows: Tensor) -> Tensor | None:
-        return None if self.condition is None else self.condition[rows]
+
+def _forced(
+    first: Tensor,
+    second: Tensor,
+    q0: Tensor,
+    q1: Tensor,
+    dt: float | Tensor,
+    damping: float | Tensor,
+    discrete_forces: DiscreteForces | None,
+    condition: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The derivatives by both slots with friction's discrete forces, and others, added."""
+    drag = damping * (q1 - q0) / 2
+    first, second = first - drag, second - drag
+    if discrete_forces is None:
+        return first, second
+    left, right = discrete_forces(q0, q1, dt, *(() if condition is None else (condition,)))
+    for force in (left, right):
+        if force.shape != q0.shape:
+            raise ValueError(f"discrete_forces must return two of {tuple(q0.shape)} here, got {tuple(force.shape)}")
+    return first + left, second + right
 
 
 def initialize_from_state(
@@ -351,12 +384,14 @@ def del_residual(
     dt: float | Tensor,
     forces: Tensor | None = None,
     damping: float | Tensor | None = None,
+    discrete_forces: DiscreteForces | None = None,
     condition: Tensor | None = None,
 ) -> Tensor:
     """The equations' left side on an observed motion q (..., n + 2, d): (..., n, d), zero where L explains it.
 
     Its square is a loss that needs no solution; the zero Lagrangian has it as well, so train with
-    ``regularity_penalty``. Forces, (..., n, d), and damping as in ``del_rollout``. Source: SymDLNN; LaWM.
+    ``regularity_penalty``. Forces, (..., n, d), damping and discrete forces as in
+    ``del_rollout``. Source: SymDLNN; LaWM.
     """
     if not isinstance(q, Tensor) or q.ndim < 2 or q.shape[-2] < 2:
         got = tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__
@@ -365,24 +400,12 @@ def del_residual(
     condition = _checked_condition(condition, q[..., 0, :])
     action = describe_action(L)
     slots = partial(slot_derivatives, L) if isinstance(action, str) else action.slot_derivatives
-    return _equations(slots, q, _checked_dt(dt), _checked_damping(damping, q), forces, condition)
-
-
-def _equations(
-    slots: Slots,
-    q: Tensor,
-    dt: float | Tensor,
-    damping: float | Tensor,
-    forces: Tensor | None,
-    condition: Tensor | None,
-) -> Tensor:
-    """The equations' left side on the motion q (..., n + 2, d): (..., n, d)."""
+    dt, damping = _checked_dt(dt), _checked_damping(damping, q)
     q0, q1 = q[..., :-1, :], q[..., 1:, :]
     if condition is not None:
         condition = condition.unsqueeze(-2).expand(*q0.shape[:-1], condition.shape[-1])
-    first, second = slots(q0, q1, dt, condition)
-    drag = damping * (q1 - q0) / 2
-    r = (second - drag)[..., :-1, :] + (first - drag)[..., 1:, :]
+    first, second = _forced(*slots(q0, q1, dt, condition), q0, q1, dt, damping, discrete_forces, condition)
+    r = second[..., :-1, :] + first[..., 1:, :]
     return r if forces is None else r + forces
 
 

@@ -316,8 +316,9 @@ class TestWhatIsNotNative:
             ({"L": lambda q0, q1, dt: (q0 * q1).sum(-1)}, "L is a function"),
             ({"L": MechanicalLagrangian(2, (4,), mass="network")}, "its mass is a network"),
             ({"constraint": lambda q: q[..., :1]}, "constraints are kept by torch"),
+            ({"discrete_forces": lambda q0, q1, dt: (q0, q1)}, "forces that are functions"),
         ],
-        ids=["callable", "mass", "constraint"],
+        ids=["callable", "mass", "constraint", "forces"],
     )
     def test_reasons(self, change, reason):
         L, options = change.get("L", DiscreteLagrangianMLP(2, (4,))), {k: v for k, v in change.items() if k != "L"}

@@ -260,6 +260,35 @@ def test_friction_of_a_free_particle():
     torch.testing.assert_close(ratios, torch.full_like(ratios, 0.9 / 1.1))
 
 
+def test_discrete_forces():
+    """Linear friction as a function is friction; a function's own parameters are differentiated by as well."""
+    action, q0, q1 = start("double pendulum")
+
+    def friction(q0, q1, dt, coefficient=0.3):
+        force = -coefficient * (q1 - q0) / 2
+        return force, force
+
+    want = del_rollout(action, q0, q1, 20, dt=0.05, damping=0.3, tol=1e-13)
+    got = del_rollout(action, q0, q1, 20, dt=0.05, discrete_forces=friction, tol=1e-13)
+    assert not got.requires_grad
+    torch.testing.assert_close(got, want)
+    assert del_residual(action, got, dt=0.05, discrete_forces=friction).abs().max() < 1e-11
+    with pytest.raises(ValueError, match=r"discrete_forces must return two of \(1, 2\) here, got \(1, 1\)"):
+        del_rollout(action, q0, q1, 1, dt=0.05, discrete_forces=lambda a, b, dt: (a[..., :1], b))
+
+    def roll(q1, coefficient, condition):
+        def drag(q0, q1, dt, condition):
+            v = (q1 - q0) / dt
+            force = -dt * coefficient * condition * v * v.norm(dim=-1, keepdim=True) / 2
+            return force, 0.5 * force
+
+        L = discrete_lagrangian(lambda q, v, condition: double_pendulum(q, v))
+        return del_rollout(L, q0.expand(2, 2), q1, 3, dt=0.2, discrete_forces=drag, condition=condition, tol=1e-13)
+
+    inputs = [q1.expand(2, 2).clone(), tensor(0.4)[0], tensor(1.0, 2.0)[:, None]]
+    assert torch.autograd.gradcheck(roll, [x.requires_grad_() for x in inputs])
+
+
 def test_impulses():
     def free(q, v):
         return 0.5 * v.square().sum(-1)

@@ -28,6 +28,7 @@ constexpr T epsilon() {
 template <class T>
 struct DelTile {
   Tile<T> q, y, carried, residual;  // [d]: x, the solution, what the step before brings, and r
+  Tile<T> start;                    // [d]: where the iteration began
   Tile<T> right, step, tried, tried_residual;
   Tile<T> multiplier, own, later;  // of the adjoint: l, and what it and the next one make on x
   Tile<T> base, from_x;            // [width]: b_1 (+ W_1c c), and with W_1x x

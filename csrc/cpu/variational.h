@@ -23,9 +23,9 @@ DelTile<T> take_del_tile(Arena& arena, const Network<T>& network, int64_t rows) 
   DelTile<T> tile{};
   tile.lines = d < kTileRows ? d : kTileRows;
   if (tile.lines < rows) tile.lines = rows;
-  Tile<T>* const states[] = {&tile.q,          &tile.y,    &tile.carried, &tile.residual,
-                             &tile.right,      &tile.step, &tile.tried,   &tile.tried_residual,
-                             &tile.multiplier, &tile.own,  &tile.later};
+  Tile<T>* const states[] = {&tile.q,          &tile.y,     &tile.carried, &tile.residual,
+                             &tile.right,      &tile.step,  &tile.tried,   &tile.tried_residual,
+                             &tile.multiplier, &tile.start, &tile.own,     &tile.later};
   for (Tile<T>* state : states) *state = take_tile<T>(arena, rows, d);
   tile.from_x = take_tile<T>(arena, rows, width);
   if (network.condition.in)
@@ -106,7 +106,9 @@ void carry(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, int64_t ro
       store(tile.carried.row(r) + c,
             (load(system.kinetic + c) - load(system.friction + c)) * (y - x) + rollout.dt * load(tile.out.row(r) + c));
       store(tile.q.row(r) + c, y);
-      store(tile.y.row(r) + c, y + (y - x));
+      const Vec<T> linear = y + (y - x), start = k > 0 ? linear + (y - load(tile.start.row(r) + c)) : linear;
+      store(tile.y.row(r) + c, start);
+      store(tile.start.row(r) + c, linear);
     });
     if (!job.arrays.impulses) continue;
     const T* const impulse = job.arrays.impulses + ((row + r) * rollout.steps + k) * d;
