@@ -81,7 +81,7 @@ PEERS = {
         "ours bf16": _peer(ours, options={"precision": "bfloat16"}, precision="bfloat16", cases=("rollout/paper/*",)),
         "torch eager": _peer(eager),
         "torch analytic": _peer(analytic),
-        "torch.func": _peer(del_func),
+        "torch.func": _peer(del_func, cases=("del*/b1", "del*/b64", "del*/d8/b512")),  # else seconds a call
         "torch.compile": _peer(compiled, del_compiled, cases=("rollout/*", "training/*", "del*/b64")),
         "jax jit": _peer(jax_jit, del_jax),
         "jax chord": _peer(del_jax_chord),
