@@ -5,7 +5,8 @@
     python benchmarks/table.py benchmarks/results/NAME.json --check README.md     fail where the page is out of date
 
 In a page the table stands between the lines ``<!-- benchmarks -->`` and ``<!-- /benchmarks -->``, that of a GPU between
-``<!-- benchmarks cuda -->`` and ``<!-- /benchmarks cuda -->``.
+``<!-- benchmarks cuda -->`` and ``<!-- /benchmarks cuda -->``, that of Euler-Lagrange cases alone between
+``<!-- benchmarks del -->`` and ``<!-- /benchmarks del -->``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ OURS = "ours"
 MARKS = {
     "cpu": ("<!-- benchmarks -->", "<!-- /benchmarks -->"),
     "cuda": ("<!-- benchmarks cuda -->", "<!-- /benchmarks cuda -->"),
+    "del": ("<!-- benchmarks del -->", "<!-- /benchmarks del -->"),
 }
 
 Report = dict[str, Any]
@@ -199,7 +201,8 @@ def _caption(report: Report) -> str:
 
 def updated(page: str, report: Report) -> str:
     """The page with the table between its marks replaced."""
-    begin, end = MARKS[device(report)]
+    apart = all(case["model"] == "lagrangian" for case in report["cases"])
+    begin, end = MARKS["del" if apart else device(report)]
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if len(pattern.findall(page)) != 1:
         raise SystemExit(f"the page must hold one place for the table, between {begin} and {end}")

@@ -57,8 +57,8 @@ def test_large_network_that_is_read_in_place(batch, method, instruction_set):
 
 
 @pytest.mark.parametrize("d", [33, 100])
-def test_layer1_space_over_a_thousand_steps(d):
-    problem = make_problem(d=d, hidden=(d, 33), batch=(3,), steps=1000, dt=0.05, gain=0.7)
+def test_layer1_space_over_many_steps(d):
+    problem = make_problem(d=d, hidden=(d, 33), batch=(3,), steps=300, dt=0.1, gain=0.7)
     want = exact(problem)
     allowance = float32_allowance(problem, want)
     want = {name: want[name] for name in ("trajectory", "energies")}

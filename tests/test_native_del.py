@@ -142,6 +142,24 @@ def test_gradients_through_the_matrix():
     assert_same(L, arguments, 2, tolerance=1e-7)
 
 
+def test_latents():
+    """As many coordinates as H-JEPA has, without a matrix: the equations by autograd, a gradient by differences."""
+    L, arguments = problem(512, (300, 100), 3, 2, gain=1.5)
+    q, info, gradients = values_and_gradients(L, arguments, 2, "native", tol=1e-13)
+    assert info.converged.all()
+    assert left_of(L, q, arguments).abs().max() < 1e-11
+    directions = {name: torch.randn_like(p) / 100 for name, p in L.named_parameters()}
+    slope = sum((gradients[name] * direction).sum() for name, direction in directions.items())
+    losses = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for name, p in L.named_parameters():
+                p += sign * 1e-4 * directions[name] * (1 if sign == 1 else 2)
+        moved, _, _ = values_and_gradients(L, arguments, 2, "native", tol=1e-13)
+        losses.append((moved * torch.randn(q.shape, generator=torch.Generator().manual_seed(1), dtype=F64)).sum())
+    torch.testing.assert_close((losses[0] - losses[1]) / 2e-4, slope, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("kind", ["discrete", "midpoint"])
 def test_gradcheck(kind):
     L, arguments = problem(2, (4,), 2, 2, kind=kind, condition_dim=1)
