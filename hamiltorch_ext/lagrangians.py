@@ -82,6 +82,9 @@ def describe_action(L: object) -> ActionMLP | str:
     if type(L) not in (MechanicalLagrangian, DiscreteLagrangianMLP):
         return f"L is a {type(L).__name__}, not a MechanicalLagrangian or a DiscreteLagrangianMLP"
     assert isinstance(L, MechanicalLagrangian | DiscreteLagrangianMLP)
+    inner = L.potential if isinstance(L, MechanicalLagrangian) else L.network
+    if type(inner) is not ScalarMLP:
+        return f"its network is a {type(inner).__name__}, not a ScalarMLP"
     if (hooked := first_hooked((L,))) is not None:
         return f"{type(hooked).__name__} has forward hooks"
     return L.description

@@ -35,7 +35,7 @@ class DELInfo(NamedTuple):
 
     ``converged`` is false from a sample's first failure on. ``residual`` is the largest entry of the equations over one
     plus the largest momentum. ``smallest_pivot`` is that of the last Newton matrix over its largest entry, infinite
-    where the start was good enough.
+    where none was factorised: the native rollouts need that only where products with the Hessian do not suffice.
     """
 
     converged: Tensor
@@ -99,7 +99,8 @@ def del_rollout(
 ) -> Tensor | tuple[Tensor, DELInfo]:
     """Continue the motion that begins with q0 and q1 by the discrete Euler-Lagrange equations.
 
-    Each step is solved by Newton's method with a line search, from an extrapolation of the last points.
+    Each step is solved by Newton's method with a line search, from an extrapolation of the last points; natively by
+    Broyden's method first.
 
     Args:
         L: discrete Lagrangian: a ``MechanicalLagrangian``, a ``DiscreteLagrangianMLP``, or any callable of q0, q1, dt
@@ -110,7 +111,7 @@ def del_rollout(
         dt: time step, a float or a 0-d tensor (then differentiable).
         tol: a step is solved when no entry of the equations is larger than ``tol`` times one plus the sample's
             largest momentum, or when Newton's next step would be lost in rounding.
-        max_iterations: most Newton iterations a step.
+        max_iterations: most iterations a step, Newton's and Broyden's together.
         forces: impulses F_k (dt times force) at the inner points q_1 .. q_steps, shape (..., steps, d): controls.
         damping: coefficients c of a friction -c dq/dt, a float or (d,): discrete forces -c (q1 - q0) / 2 at both ends
             of every step.

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hamiltorch_ext import _C, DiscreteLagrangianMLP, MechanicalLagrangian, del_rollout
-from hamiltorch_ext.lagrangians import D2, ActionMLP, describe_action
+from hamiltorch_ext.lagrangians import D1, D2, ActionMLP, describe_action
+from hamiltorch_ext.mlp import ScalarMLP
 from hamiltorch_ext.variational import del_residual
 
 F64 = torch.float64
@@ -135,8 +136,8 @@ def left_of(L, q, arguments):
     )[:, 0]
 
 
-def test_gradients_through_the_matrix():
-    """The adjoint's own systems, where they need factorising as well."""
+def test_gradients_of_long_steps():
+    """The adjoint's own systems, where the kinetic term says little of them."""
     L, arguments = problem(24, (40,), 3, 2, gain=1.5, activation="tanh")
     arguments["dt"] = torch.tensor(1.5, dtype=F64)
     assert_same(L, arguments, 2, tolerance=1e-7)
@@ -187,6 +188,72 @@ def test_float32():
     assert (q - truth).abs().max() < 0.1 * 10 * 11 / 2 * 2e-6 * momentum / L.mass.min()
     for name, g in exact.items():
         assert (gradients[name] - g).abs().max() < 1e-4 * (1 + g.abs().max()), name
+
+
+def test_reported_residuals():
+    """What the status says is what autograd finds at the returned points, also after steps that failed: nothing is
+    carried over from a point that was tried and left."""
+    L, arguments = problem(3, (16,), 300, 3, gain=4.0, activation="sin")
+    arguments["q1"] = arguments["q0"] + 2 * torch.randn(300, 3, dtype=F64)
+    arguments["dt"] = torch.tensor(0.9, dtype=F64)
+    q, info = roll(L, arguments, 3, "native", tol=1e-9)
+    assert (~info.converged[:, 0]).sum() > 30
+    points, h, friction = q.detach(), arguments["dt"], arguments["damping"]
+    for k in range(3):
+        carried = D2(L, points[:, k], points[:, k + 1], h) - friction * (points[:, k + 1] - points[:, k]) / 2
+        carried = carried + arguments["forces"][:, k]
+        left = carried + D1(L, points[:, k + 1], points[:, k + 2], h)
+        left = left - friction * (points[:, k + 2] - points[:, k + 1]) / 2
+        error = left.abs().amax(-1) / (1 + carried.abs().amax(-1))
+        torch.testing.assert_close(info.residual[:, k], error, rtol=1e-6, atol=1e-12)
+
+
+def test_memory_of_earlier_steps_helps():
+    """Broyden's method converges faster than linearly, and faster yet with what it knows from the step before."""
+    L, arguments = problem(6, (40,), 20, 6, gain=1.5, activation="tanh")
+    arguments["dt"], arguments["forces"] = torch.tensor(0.4, dtype=F64), None
+    _, info = roll(L, arguments, 6, "native", tol=1e-10)
+    assert info.converged.all()
+    assert info.smallest_pivot.isinf().all()
+    assert (info.iterations[:, 0] <= 9).all()
+    assert info.iterations[:, -1].double().mean() < info.iterations[:, 0].double().mean() - 1
+
+
+@pytest.mark.parametrize(("q1", "dt"), [(2e38, 10.0), (1.0, 1e20)])
+def test_overflow_is_no_solution(q1, dt):
+    L = DiscreteLagrangianMLP(1, (8,))
+    q0, q1 = torch.tensor([[0.0], [0.1]]), torch.tensor([[q1], [0.2]])
+    q, info = del_rollout(L, q0, q1.requires_grad_(), 1, dt=dt, return_info=True)
+    assert not info.converged[0, 0] or info.residual[0, 0] <= 1e-6
+    if info.converged[1, 0]:
+        gradients = torch.autograd.grad(q[1].sum(), list(L.parameters()))
+        assert all(torch.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+def test_cotangents_of_any_size(size):
+    """Their squares leave the range of float32."""
+    L, arguments = problem(3, (16,), 2, 2)
+    L.float()
+    arguments = {name: value.float() for name, value in arguments.items() if value is not None}
+    q0 = arguments["q0"].requires_grad_()
+    q, _ = roll(L, arguments, 2, "native")
+    (want,) = torch.autograd.grad(q[:, -1].sum(), q0, retain_graph=True)
+    (got,) = torch.autograd.grad(q[:, -1].sum(), q0, torch.tensor(size), retain_graph=True)
+    torch.testing.assert_close(got / size, want, rtol=1e-4, atol=1e-4)
+    (infinite,) = torch.autograd.grad(q[:, -1].sum(), q0, torch.tensor(math.inf))
+    assert not torch.isfinite(infinite).any()
+
+
+@pytest.mark.parametrize("batch", [0, 3])
+def test_gradients_of_no_steps(batch):
+    L = DiscreteLagrangianMLP(2, (5,))
+    q0, q1 = torch.randn(batch, 2, requires_grad=True), torch.randn(batch, 2, requires_grad=True)
+    q = del_rollout(L, q0, q1, 0, dt=0.1, backend="native")
+    weights = torch.randn_like(q)
+    gradients = torch.autograd.grad((q * weights).sum(), [q0, q1, *L.parameters()])
+    assert torch.equal(torch.stack(gradients[:2], 1), weights)
+    assert all((g == 0).all() for g in gradients[2:])
 
 
 def test_same_bits():
@@ -355,6 +422,15 @@ class TestWhatIsNotNative:
                 return -super().forward(q0, q1, dt, condition)
 
         assert "L is a Other" in describe_action(Other(2, (4,)))
+
+    def test_inner_subclass(self):
+        class Spring(ScalarMLP):
+            def forward(self, z, condition=None):
+                return super().forward(z, condition) + z.square().sum(-1)
+
+        L = MechanicalLagrangian(2, (4,))
+        L.potential = Spring(2, (4,))
+        assert describe_action(L) == "its network is a Spring, not a ScalarMLP"
 
     def test_forward_mode(self):
         L, arguments = problem(2)

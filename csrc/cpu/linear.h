@@ -18,9 +18,16 @@ T magnitude(T x) {
   return x < 0 ? -x : x;
 }
 
+// Euclidean. Where the squares leave the range of numbers, those of x over its largest entry do not.
 template <class T>
 T norm(const T* x, int64_t n) {
-  return square_root(dot(x, x, n));
+  const T square = dot(x, x, n), huge = sizeof(T) == sizeof(float) ? static_cast<T>(1e30) : static_cast<T>(1e300);
+  if (square > 1 / huge && square < huge) return square_root(square);
+  T most = 0, sum = 0;
+  for (int64_t i = 0; i < n; ++i) most = magnitude(x[i]) > most ? magnitude(x[i]) : most;
+  if (!(most > 0 && most < static_cast<T>(__builtin_inf()))) return square_root(square);
+  for (int64_t i = 0; i < n; ++i) sum += (x[i] / most) * (x[i] / most);
+  return most * square_root(sum);
 }
 
 // y += factor x, padding included.
@@ -66,8 +73,9 @@ T add_column(typename Krylov<T>::Small& small, int64_t j, T length) {
     column[i] = small.cosine[i] * upper + small.sine[i] * lower;
     column[i + 1] = small.cosine[i] * lower - small.sine[i] * upper;
   }
-  const T pivot = square_root(column[j] * column[j] + length * length);
-  if (!(pivot > 0)) return static_cast<T>(__builtin_inf());  // the system is singular
+  const T upper = magnitude(column[j]), most = upper > length ? upper : length;
+  const T pivot = most * square_root((upper / most) * (upper / most) + (length / most) * (length / most));
+  if (!(pivot > 0 && pivot < static_cast<T>(__builtin_inf()))) return static_cast<T>(__builtin_nan(""));  // singular
   small.cosine[j] = column[j] / pivot;
   small.sine[j] = length / pivot;
   column[j] = pivot;
@@ -79,7 +87,7 @@ T add_column(typename Krylov<T>::Small& small, int64_t j, T length) {
 
 // Solves A u = b by GMRES from u = 0 for these slots. Each ends on its own, when the rest of b is no longer than its
 // target, or after kMostDirections. multiply(slots, count, j, image) writes A direction(slot, j) to the lines of
-// `image`. `left` is the rest's length, infinite or not a number where the slot is singular or not finite.
+// `image`. `left` is the length of the rest; not a number, which is below no bound, where b is not finite or A singular.
 template <class T, class Multiply>
 void solve_krylov(const Krylov<T>& krylov, const int32_t* slots, int64_t count, int64_t n, const Tile<T>& b,
                   const T* target, const Tile<T>& u, T* left, const Tile<T>& image, const Multiply& multiply) {
@@ -90,6 +98,7 @@ void solve_krylov(const Krylov<T>& krylov, const int32_t* slots, int64_t count, 
     typename Krylov<T>::Small& small = krylov.small[slot];
     small.used = 0;
     small.right[0] = left[slot] = norm(b.row(slot), n);
+    if (!(left[slot] < static_cast<T>(__builtin_inf()))) left[slot] = static_cast<T>(__builtin_nan(""));
     if (!(left[slot] > target[slot])) continue;
     const T inverse = 1 / left[slot];
     for (int64_t c = 0; c < n; c += kLanes<T>) store(krylov.direction(slot, 0) + c, load(b.row(slot) + c) * inverse);

@@ -233,7 +233,8 @@ void find_newton_steps(const DelSystem<T>& system, const DelTile<T>& tile, int64
     const int32_t slot = tile.slow[i];
     if (!(tile.left[slot] <= static_cast<T>(kMostForcing) * tile.length[slot]))
       solve_by_matrix(system, tile, sides, slot, worker);
-    tile.settled[slot] = largest(tile.step.row(slot), d) <= kRoundings * epsilon<T>() * largest(tile.y.row(slot), d);
+    tile.settled[slot] = tile.error[slot] < static_cast<T>(__builtin_inf()) &&
+                         largest(tile.step.row(slot), d) <= kRoundings * epsilon<T>() * largest(tile.y.row(slot), d);
   }
 }
 

@@ -106,6 +106,10 @@ void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, in
   const DelAdjointArrays<T>& arrays = job.adjoint;
   const int64_t d = network.half, steps = rollout.steps, stride = (steps + 2) * d;
   const Tile<T>&next = tile.carried, on_x = tile.residual;
+  if (steps == 0) {
+    clear(arrays.grad_start + row * 2 * d, rows * 2 * d);
+    return;
+  }
   const auto for_states = [&](const auto& f) { for_columns<T>({0, rows}, {0, d}, f); };
   for_states([&](int64_t r, int64_t c) {
     store(next.row(r) + c, Vec<T>{});

@@ -9,7 +9,9 @@
 #include <utility>
 #include <vector>
 
+#define HAMILTORCH_VECTOR_BYTES 16
 #include "../cpu/implementation.h"
+#include "../cpu/linear.h"
 #include "../cuda/scalar_math.h"
 #include "expect.h"
 
@@ -168,7 +170,7 @@ void run(const Case& c, int threads, unsigned seed) {
       expect(residual(p, trajectory.data() + s * (c.steps + 2) * c.d, s, k) < 1.01 * tolerance + rounding,
              name + " equations");
     }
-  if (c.batch == 0 || c.steps == 0) return;
+  if (c.batch == 0) return;
 
   std::mt19937 generator(seed + 1);
   std::normal_distribution<double> normal;
@@ -243,9 +245,34 @@ void run(const Case& c, int threads, unsigned seed) {
          name + " gradient " + std::to_string(slope) + " against " + std::to_string(measured));
 }
 
+// Without pivots the first of these systems divides by zero and the second loses all digits.
+void eliminate_with_pivots() {
+  for (const double corner : {0.0, 1e-18}) {
+    std::vector<double> numbers(3 * padded<double>(3), 0.0);
+    const Tile<double> m = {numbers.data(), padded<double>(3)};
+    const double rows[3][3] = {{corner, 2, 1}, {1, 1, 0}, {3, -1, 4}}, x[3] = {1, -2, 3};
+    std::vector<double> b(padded<double>(3), 0.0);
+    for (int i = 0; i < 3; ++i)
+      for (int j = 0; j < 3; ++j) {
+        m.row(i)[j] = rows[i][j];
+        b[i] += rows[i][j] * x[j];
+      }
+    const double pivot = eliminate(3, m, b.data());
+    for (int i = 0; i < 3; ++i) expect(std::fabs(b[i] - x[i]) < 1e-14, "elimination with pivots");
+    expect(pivot > 0.1 && pivot < 1, "the smallest pivot");
+  }
+  std::vector<double> singular(2 * padded<double>(2), 0.0), b(padded<double>(2), 1.0);
+  singular[0] = singular[1] = singular[padded<double>(2)] = singular[padded<double>(2) + 1] = 2;
+  expect(eliminate(2, Tile<double>{singular.data(), padded<double>(2)}, b.data()) == 0, "a singular matrix");
+  const float large[] = {3e30f, 4e30f}, small[] = {3e-30f, 4e-30f};
+  expect(std::fabs(norm(large, 2) / 5e30f - 1) < 1e-6f, "the norm of large numbers");
+  expect(std::fabs(norm(small, 2) / 5e-30f - 1) < 1e-6f, "the norm of small numbers");
+}
+
 }  // namespace
 
 int main() {
+  eliminate_with_pivots();
   const std::vector<Case> cases = {
       {1, 0, 1, 1, {1}, Activation::kSoftplus, 0.1, false},
       {3, 2, 5, 3, {7}, Activation::kTanh, 0.1, true},
