@@ -87,7 +87,7 @@ T add_column(typename Krylov<T>::Small& small, int64_t j, T length) {
 
 // Solves A u = b by GMRES from u = 0 for these slots. Each ends on its own, when the rest of b is no longer than its
 // target, or after kMostDirections. multiply(slots, count, j, image) writes A direction(slot, j) to the lines of
-// `image`. `left` is the length of the rest; not a number, which is below no bound, where b is not finite or A singular.
+// `image`. `left` is the rest's length, not a number, which is below no bound, where b is not finite or A singular.
 template <class T, class Multiply>
 void solve_krylov(const Krylov<T>& krylov, const int32_t* slots, int64_t count, int64_t n, const Tile<T>& b,
                   const T* target, const Tile<T>& u, T* left, const Tile<T>& image, const Multiply& multiply) {
