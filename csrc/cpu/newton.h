@@ -41,8 +41,8 @@ struct DelTile {
   T *scale, *error, *length, *target, *left, *pivot;  // length: of the residual
   int64_t* iterations;
   Broyden<T> memory;
-  uint8_t *settled, *stale, *quick;
-  int32_t *all, *open, *slow, *trying, *single;  // lists of slots; `single` names one slot in every line
+  uint8_t *settled, *stale, *broyden;
+  int32_t *all, *open, *quick, *slow, *trying, *back, *single;  // lists of slots; `single` is one slot in every line
 };
 
 // What all tiles share.
@@ -244,7 +244,7 @@ void begin_quickly(const DelSystem<T>& system, const DelTile<T>& tile, int64_t c
   const int64_t d = system.network.half;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t slot = tile.open[i];
-    tile.quick[slot] = 1;
+    tile.broyden[slot] = 1;
     if (tile.memory.pairs[slot] == kMostPairs) tile.memory.pairs[slot] = 0;
     T* const step = tile.step.row(slot);
     for_vectors<T>(d, [&](int64_t c) { store(step + c, -load(tile.residual.row(slot) + c)); });
@@ -253,10 +253,10 @@ void begin_quickly(const DelSystem<T>& system, const DelTile<T>& tile, int64_t c
 }
 
 // Takes the full step of each of these slots where its residual falls, and finds the next. Where it does not fall by
-// enough, Newton's method takes over. Appends to `going` the slots that have moved or go on otherwise.
+// enough, Newton's method takes over.
 template <class T>
-int64_t take_quick_steps(const DelSystem<T>& system, const DelTile<T>& tile, int32_t* slots, int64_t count,
-                         int32_t* going, const Worker<T>& worker) {
+void take_quick_steps(const DelSystem<T>& system, const DelTile<T>& tile, const int32_t* slots, int64_t count,
+                      const Worker<T>& worker) {
   const int64_t d = system.network.half;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t slot = slots[i];
@@ -267,7 +267,7 @@ int64_t take_quick_steps(const DelSystem<T>& system, const DelTile<T>& tile, int
   if (count > 0) find_residual(system, tile, slots, count, tile.tried, tile.tried_residual, worker);
   int64_t back = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const int32_t slot = going[i] = slots[i];
+    const int32_t slot = slots[i];
     const T length = norm(tile.tried_residual.row(slot), d), before = tile.length[slot];
     const bool falls = length <= (1 - static_cast<T>(kDecrease)) * before;
     if (falls) take_tried(tile, slot, d, length);
@@ -276,12 +276,11 @@ int64_t take_quick_steps(const DelSystem<T>& system, const DelTile<T>& tile, int
                  tile.tried.row(slot));
       continue;
     }
-    tile.quick[slot] = 0;
+    tile.broyden[slot] = 0;
     tile.memory.pairs[slot] = 0;
-    if (!falls) slots[back++] = slot;
+    if (!falls) tile.back[back++] = slot;
   }
-  if (back > 0) evaluate_at(system, tile, slots, back, tile.y, worker);
-  return count;
+  if (back > 0) evaluate_at(system, tile, tile.back, back, tile.y, worker);
 }
 
 // Solves the step of every slot, from tile.y on. Leaves in tile.kept the network at the solution.
@@ -306,23 +305,24 @@ void solve_step(const DelSystem<T>& system, const DelTile<T>& tile, int64_t rows
     for (int64_t i = 0; i < open; ++i) {
       const int32_t slot = tile.open[i];
       ++tile.iterations[slot];
-      if (tile.quick[slot])
-        tile.trying[quick++] = slot;
+      if (tile.broyden[slot])
+        tile.quick[quick++] = slot;
       else
         tile.slow[slow++] = slot;
     }
+    take_quick_steps(system, tile, tile.quick, quick, worker);
     find_newton_steps(system, tile, slow, worker);
-    // Both lists become those of the slots that go on.
-    open = take_quick_steps(system, tile, tile.trying, quick, tile.open, worker);
-    const int64_t improved = search_line(system, tile, tile.slow, slow, worker);
-    for (int64_t i = 0; i < improved; ++i) tile.open[open++] = tile.slow[i];
-    int64_t still = 0;
-    for (int64_t i = 0; i < open; ++i) {
-      const int32_t slot = tile.open[i];
-      tile.error[slot] = largest(tile.residual.row(slot), d) / tile.scale[slot];
-      if (!tile.settled[slot] && tile.error[slot] > rollout.tolerance) tile.open[still++] = slot;
-    }
-    open = still;
+    slow = search_line(system, tile, tile.slow, slow, worker);
+    open = 0;
+    const auto go_on = [&](const int32_t* slots, int64_t count) {
+      for (int64_t i = 0; i < count; ++i) {
+        const int32_t slot = slots[i];
+        tile.error[slot] = largest(tile.residual.row(slot), d) / tile.scale[slot];
+        if (!tile.settled[slot] && tile.error[slot] > rollout.tolerance) tile.open[open++] = slot;
+      }
+    };
+    go_on(tile.quick, quick);
+    go_on(tile.slow, slow);
   }
   int64_t stale = 0;
   for (int64_t slot = 0; slot < rows; ++slot)

@@ -45,8 +45,8 @@ DelTile<T> take_del_tile(Arena& arena, const Network<T>& network, int64_t rows) 
   tile.iterations = arena.take<int64_t>(rows);
   tile.settled = arena.take<uint8_t>(rows);
   tile.stale = arena.take<uint8_t>(rows);
-  tile.quick = arena.take<uint8_t>(rows);
-  int32_t** const lists[] = {&tile.all, &tile.open, &tile.slow, &tile.trying};
+  tile.broyden = arena.take<uint8_t>(rows);
+  int32_t** const lists[] = {&tile.all, &tile.open, &tile.quick, &tile.slow, &tile.trying, &tile.back};
   for (int32_t** list : lists) *list = arena.take<int32_t>(rows);
   tile.single = arena.take<int32_t>(tile.lines);
   if (tile.all)
