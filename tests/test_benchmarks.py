@@ -138,6 +138,20 @@ def test_table_goes_into_a_page_and_is_checked(run):
     assert all(case in text for case in CASES)
 
 
+def test_euler_lagrange_cases_have_a_table_of_their_own(run):
+    folder, _, report = run
+    alone = {**report, "cases": [{**case, "model": "lagrangian"} for case in report["cases"]]}
+    (folder / "alone.json").write_text(json.dumps(alone))
+    page = folder / "two.md"
+    page.write_text(
+        "<!-- benchmarks -->\nkept\n<!-- /benchmarks -->\n<!-- benchmarks del -->\n<!-- /benchmarks del -->\n"
+    )
+    assert python(BENCHMARKS / "table.py", "alone.json", "--update", page, cwd=folder).returncode == 0
+    before, after = page.read_text().split("<!-- benchmarks del -->")
+    assert "kept" in before
+    assert all(case in after for case in CASES)
+
+
 def test_plot(run):
     pytest.importorskip("matplotlib")
     folder, _, _ = run
@@ -281,7 +295,10 @@ def test_euler_lagrange_cases_need_several_iterations(modules):
         f"{kind}/{network}/b{batch}"
         for kind in ("del", "del-gradient") for network in ("d8", "d32", "d64") for batch in (1, 64, 512)
     ]  # fmt: skip
-    assert {(case.model, case.steps, case.flop) for case in cases.values()} == {("lagrangian", 10, None)}
+    assert {(case.model, case.steps, case.flop) for case in cases.values()} == {
+        ("lagrangian", 10, None),
+        ("lagrangian", 50, None),
+    }
     problem = modules.cases.make_problem(cases["del/d8/b64"], "cpu")
     L = modules.peers.del_ours.network(problem)
     _, info = hamiltorch_ext.del_rollout(
@@ -304,8 +321,9 @@ def test_euler_lagrange_peers_agree(name, batch, modules, tiny_del):
     assert failed == {}
     assert case["refused"] == {}
     assert case["flop"] is None
-    assert [peer for peer in case["peers"] if peer != "jax jit"] == ["ours", "torch.func"]
+    assert [peer for peer in case["peers"] if not peer.startswith("jax")] == ["ours", "torch.func"]
     assert ("jax jit" in case["peers"]) == ("jax jit" in peers)
+    assert ("jax chord" in case["peers"]) == ("jax chord" in peers and name == "del/d8/b64")
     assert all("gflops" not in peer for peer in case["peers"].values())
 
 
