@@ -25,7 +25,6 @@ __all__ = ["DELInfo", "del_residual", "del_rollout", "initialize_from_state", "r
 
 Constraint = Callable[[Tensor], Tensor]
 DiscreteForces = Callable[..., tuple[Tensor, Tensor]]
-Slots = Callable[..., tuple[Tensor, Tensor]]
 
 BACKENDS = ("auto", "native", "reference")
 
@@ -391,8 +390,8 @@ def del_residual(
     """The equations' left side on an observed motion q (..., n + 2, d): (..., n, d), zero where L explains it.
 
     Its square is a loss that needs no solution; the zero Lagrangian has it as well, so train with
-    ``regularity_penalty``. Forces, (..., n, d), damping and discrete forces as in
-    ``del_rollout``. Source: SymDLNN; LaWM.
+    ``regularity_penalty``. Forces, (..., n, d), damping and discrete forces as in ``del_rollout``. Source: SymDLNN;
+    LaWM.
     """
     if not isinstance(q, Tensor) or q.ndim < 2 or q.shape[-2] < 2:
         got = tuple(q.shape) if isinstance(q, Tensor) else type(q).__name__

@@ -87,13 +87,18 @@ void begin_interval(const DelSystem<T>& system, const DelTile<T>& tile, int64_t 
   });
 }
 
+// tile.in = these slots' rows, a line each.
+template <class T>
+void read_lines(const DelTile<T>& tile, const int32_t* slots, int64_t count, int64_t d, const Tile<T>& from) {
+  for (int64_t i = 0; i < count; ++i)
+    for_vectors<T>(d, [&](int64_t c) { store(tile.in.row(i) + c, load(from.row(slots[i]) + c)); });
+}
+
 // The network at (x, `at`) for these slots.
 template <class T>
 void evaluate_at(const DelSystem<T>& system, const DelTile<T>& tile, const int32_t* slots, int64_t count,
                  const Tile<T>& at, const Worker<T>& worker) {
-  const int64_t d = system.network.half;
-  for (int64_t i = 0; i < count; ++i)
-    for_vectors<T>(d, [&](int64_t c) { store(tile.in.row(i) + c, load(at.row(slots[i]) + c)); });
+  read_lines(tile, slots, count, system.network.half, at);
   evaluate_curvature(system.network, slots, count, tile.from_x, tile.in, tile.kept, tile.work, worker);
 }
 

@@ -52,11 +52,10 @@ DelTile<T> take_del_tile(Arena& arena, const Network<T>& network, int64_t rows) 
   if (tile.all)
     for (int64_t slot = 0; slot < rows; ++slot) tile.all[slot] = static_cast<int32_t>(slot);
   // What no product writes is the padding of the states.
-  const auto clear = [](const Tile<T>& t, int64_t count) {
-    if (t.data) __builtin_memset(t.data, 0, static_cast<size_t>(count * t.stride) * sizeof(T));
-  };
-  for (Tile<T>* state : states) clear(*state, rows);
-  clear(tile.matrix, d);
+  if (tile.matrix.data) {
+    for (const Tile<T>* state : states) clear(state->data, rows * state->stride);
+    clear(tile.matrix.data, d * tile.matrix.stride);
+  }
   return tile;
 }
 

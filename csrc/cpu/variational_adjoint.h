@@ -20,15 +20,9 @@ void solve_adjoint(const DelSystem<T>& system, const DelTile<T>& tile, int64_t r
   const Sides<T> transposed = {network.q, network.p};
   // tile.out = what leaves by y of the lines of tile.in, which enter by x; adds what leaves by x to tile.own.
   const auto multiply = [&](const int32_t* slots, int64_t count) {
-    apply(network.q, count, tile.in, tile.work.tangent[0], worker, no_more);
-    multiply_hessian(network, slots, count, tile.kept, tile.work, worker);
+    multiply_mixed(system, tile, transposed, slots, count, worker);
     apply_transposed(network.q, count, tile.work.tangent_delta[0], tile.image, worker, no_more);
     for (int64_t i = 0; i < count; ++i) add_scaled(tile.own.row(slots[i]), static_cast<T>(1), tile.image.row(i), d);
-    apply_transposed(network.p, count, tile.work.tangent_delta[0], tile.out, worker, no_more);
-  };
-  const auto read_lines = [&](const Tile<T>& from, const int32_t* slots, int64_t count) {
-    for (int64_t i = 0; i < count; ++i)
-      for_vectors<T>(d, [&](int64_t c) { store(tile.in.row(i) + c, load(from.row(slots[i]) + c)); });
   };
 
   int64_t open = 0, slow = 0;
@@ -53,7 +47,7 @@ void solve_adjoint(const DelSystem<T>& system, const DelTile<T>& tile, int64_t r
     tile.open[open++] = slot;
   }
   for (int step = 0; step < kMostQuickSteps && open > 0; ++step) {
-    read_lines(tile.step, tile.open, open);
+    read_lines(tile, tile.open, open, d, tile.step);
     multiply(tile.open, open);
     int64_t still = 0;
     for (int64_t i = 0; i < open; ++i) {
@@ -91,7 +85,7 @@ void solve_adjoint(const DelSystem<T>& system, const DelTile<T>& tile, int64_t r
       store(tile.own.row(slot) + c, Vec<T>{});
     });
   }
-  read_lines(tile.multiplier, tile.slow, slow);
+  read_lines(tile, tile.slow, slow, d, tile.multiplier);
   multiply(tile.slow, slow);
 }
 
@@ -114,6 +108,7 @@ void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, in
   for_states([&](int64_t r, int64_t c) {
     store(next.row(r) + c, Vec<T>{});
     store(on_x.row(r) + c, Vec<T>{});
+    store(tile.later.row(r) + c, Vec<T>{});
   });
   clear(tile.memory.pairs, rows);
   fill_base(system.network, rows, rollout.condition + row * system.network.condition.in, tile.base, worker);
@@ -126,7 +121,7 @@ void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, in
   };
   // What the interval makes of `next`, which is a direction in y: tile.out on y, tile.later on x.
   const auto spread_next = [&] {
-    for_states([&](int64_t r, int64_t c) { store(tile.in.row(r) + c, load(next.row(r) + c)); });
+    read_lines(tile, tile.all, rows, d, next);
     multiply_mixed(system, tile, {network.p, network.p}, tile.all, rows, worker);
     apply_transposed(network.q, rows, tile.work.tangent_delta[0], tile.later, worker, no_more);
   };
@@ -155,8 +150,10 @@ void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, in
   for (int64_t k = steps; k-- > 0;) {
     load_interval(k + 1);
     read_rows(arrays.grad_trajectory + (row * steps + k) * d, steps * d, rows, d, tile.right, worker);
-    spread_next();
-    take_from_later();
+    if (k + 1 < steps) {  // nothing comes after the last step
+      spread_next();
+      take_from_later();
+    }
     solve_adjoint(system, tile, rows, arrays.converged + row * steps + k, steps, worker);
     write_rows(tile.multiplier, rows, d, arrays.multipliers + (row * steps + k) * d, steps * d, worker);
     leave_on_x(k);
