@@ -19,15 +19,15 @@ class Rollout:
         ...
 class Direct:
     """
-    Rollouts of tensors on the CPU past torch's dispatcher: `exchange` is the tensor type's capsule of DLPack's C functions, or None where it has none.
+    Rollouts of tensors on the CPU past torch's dispatcher. `exchange` is the tensor type's capsule of DLPack's C functions, or None where it has none; the other arguments are the types that are read, and the activations' codes.
     """
-    def __init__(self, exchange: typing.Any, tensor: typing.Any, parameter: typing.Any) -> None:
+    def __init__(self, exchange: typing.Any, tensor: typing.Any, parameter: typing.Any, module: typing.Any, linear: typing.Any, activations: dict) -> None:
         ...
-    def rollout(self, weights: tuple, biases: tuple, activation: typing.SupportsInt | typing.SupportsIndex, method: Method, dt: typing.Any, condition: typing.Any, condition_dim: typing.SupportsInt | typing.SupportsIndex, bfloat16: bool, recording: bool, threads: typing.SupportsInt | typing.SupportsIndex, z0: typing.Any, steps: typing.Any, return_energy: bool, tape_bytes: typing.SupportsInt | typing.SupportsIndex) -> typing.Any:
+    def rollout(self, network: typing.Any, method: Method, dt: typing.Any, condition: typing.Any, bfloat16: bool, recording: bool, threads: typing.SupportsInt | typing.SupportsIndex, z0: typing.Any, steps: typing.Any, return_energy: bool, tape_bytes: typing.SupportsInt | typing.SupportsIndex) -> typing.Any:
         """
         (trajectory, energies or None, tape or None where it would take more than tape_bytes); None where an argument is not plain or does not fit. With `recording` a tensor that requires a gradient is not plain.
         """
-    def rollout_backward(self, weights: tuple, biases: tuple, activation: typing.SupportsInt | typing.SupportsIndex, method: Method, dt: typing.Any, condition: typing.Any, condition_dim: typing.SupportsInt | typing.SupportsIndex, bfloat16: bool, recording: bool, threads: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.Any, tape: typing.Any, grad_trajectory: typing.Any, grad_energies: typing.Any) -> typing.Any:
+    def rollout_backward(self, network: typing.Any, method: Method, dt: typing.Any, condition: typing.Any, bfloat16: bool, recording: bool, threads: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.Any, tape: typing.Any, grad_trajectory: typing.Any, grad_energies: typing.Any) -> typing.Any:
         """
         Its adjoint: gradients by z0, dt, the weights, the biases and the condition, or None in the same cases.
         """

@@ -28,7 +28,7 @@ from . import _C, _layer1, cuda_plans
 from ._addresses import address, contiguous
 from .activations import ACTIVATIONS
 from .integrators import INTEGRATORS, integrator
-from .mlp import MLP
+from .mlp import MLP, HamiltonianMLP
 
 __all__ = ["PRECISIONS", "check_precision", "direct_rollout", "rollout", "transformed", "why_not_native"]
 
@@ -56,7 +56,15 @@ _METHODS = {
     for name, method in INTEGRATORS.items()
 }
 _PLAIN = (Tensor, nn.Parameter)  # a subclass of either may compute what it likes
-_direct = _C.Direct(getattr(Tensor, "__dlpack_c_exchange_api__", None), *_PLAIN)
+
+
+def direct_calls(exchange: Any) -> Any:
+    """Native calls on plain tensors, by the tensor type's table of DLPack functions; without it they decline all."""
+    codes = {name: activation.code for name, activation in ACTIVATIONS.items()}
+    return _C.Direct(exchange, *_PLAIN, HamiltonianMLP, nn.Linear, codes)
+
+
+_direct = direct_calls(getattr(Tensor, "__dlpack_c_exchange_api__", None))
 
 
 def rollout(
@@ -94,7 +102,7 @@ def rollout(
 
 
 def direct_rollout(
-    mlp: MLP,
+    H: HamiltonianMLP | MLP,
     z0: Tensor,
     dt: float | Tensor,
     steps: int,
@@ -113,13 +121,10 @@ def direct_rollout(
     if _watched():
         return None
     result: tuple[Tensor, Tensor | None, Tensor | None] | None = _direct.rollout(
-        mlp.weights,
-        mlp.biases,
-        ACTIVATIONS[mlp.activation].code,
+        H,
         _METHODS[method],
         dt,
         condition,
-        mlp.condition_dim,
         precision == "bfloat16",
         torch.is_grad_enabled(),
         torch.get_num_threads(),
@@ -349,13 +354,10 @@ def _backward(ctx: Any, grad_trajectory: Tensor | None, grad_energies: Tensor | 
     grads = None
     if trajectory.is_cpu and not _watched():
         grads = _direct.rollout_backward(
-            weights,
-            biases,
-            ACTIVATIONS[ctx.activation].code,
+            MLP(weights, biases, ctx.activation, 0 if condition is None else condition.shape[1]),
             _METHODS[ctx.method],
             dt,
             condition,
-            0 if condition is None else condition.shape[1],
             ctx.precision == "bfloat16",
             torch.is_grad_enabled(),
             torch.get_num_threads(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -184,8 +184,6 @@ def describe(H: object) -> MLP | str:
 
     TypeError where H is no energy at all, ValueError where it is a Sequential that cannot be one.
     """
-    if type(H) is HamiltonianMLP and (mlp := _plain_description(H)) is not None:
-        return mlp
     if isinstance(H, nn.Module) and (reason := _why_not_plain(H)):
         return reason
     if isinstance(H, HamiltonianMLP):
@@ -198,23 +196,6 @@ def describe(H: object) -> MLP | str:
     if isinstance(parsed, str):
         return parsed
     return _describe_layers(*parsed)
-
-
-def _plain_description(H: HamiltonianMLP) -> MLP | None:
-    """``H.description`` where nothing in H has hooks or parametrizations: in one pass, a small rollout waits for it."""
-    layers = H._modules["layers"]
-    if layers is None or H._forward_hooks or H._forward_pre_hooks or layers._forward_hooks or layers._forward_pre_hooks:
-        return None
-    weights, biases = [], []
-    for layer in layers._modules.values():
-        if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
-            return None
-        own: dict[str, Any] = layer._parameters
-        if "weight" not in own or "bias" not in own:
-            return None
-        weights.append(own["weight"])
-        biases.append(own["bias"])
-    return MLP(tuple(weights), tuple(biases), H.activation, H.condition_dim)
 
 
 def _describe_layers(layers: Iterable[nn.Module | None], activation: str, condition_dim: int = 0) -> MLP:

@@ -90,12 +90,10 @@ def rollout(
     integrator(method)
     if type(H) is HamiltonianMLP and precision in _ops.PRECISIONS["cpu"] and backend in ("auto", "native"):
         # Ahead of the checks, which take longer than a small rollout: what they would find is declined here.
-        mlp = describe(H)
-        if isinstance(mlp, MLP):
-            result = _ops.direct_rollout(mlp, z0, dt, steps, method, condition, return_energy, precision)
-            if result is not None:
-                trajectory, energies, _ = result
-                return trajectory if energies is None else (trajectory, energies)
+        result = _ops.direct_rollout(H, z0, dt, steps, method, condition, return_energy, precision)
+        if result is not None:
+            trajectory, energies, _ = result
+            return trajectory if energies is None else (trajectory, energies)
     _check_state(z0)
     dt = _checked_dt(dt, z0)
     if isinstance(steps, bool) or not isinstance(steps, (numbers.Integral, torch.SymInt)):

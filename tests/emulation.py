@@ -96,7 +96,7 @@ def emulated_gpu(emulator: Emulator | None = None) -> Iterator[None]:
             library.impl("rollout", rollout)
             library.impl("rollout_backward", rollout_backward)
         torch.use_deterministic_algorithms(True)  # fills what torch.empty returns
-        no_short_cut = _C.Direct(None, Tensor, torch.nn.Parameter)
+        no_short_cut = _ops.direct_calls(None)
         with (
             mock.patch.dict(_ops.PRECISIONS, cpu=_ops.PRECISIONS["cuda"]),
             mock.patch.object(_ops, "_direct", no_short_cut),

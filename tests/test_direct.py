@@ -34,7 +34,7 @@ def z0():
 
 def by_operator():
     """Nothing is taken past the dispatcher."""
-    return mock.patch.object(_ops, "_direct", _C.Direct(None, torch.Tensor, nn.Parameter))
+    return mock.patch.object(_ops, "_direct", _ops.direct_calls(None))
 
 
 def without_operator():
@@ -387,11 +387,38 @@ class TestLargeResults:
             assert list(pool.map(work, seeds)) == [work(seed) for seed in seeds]
 
 
+def set_entry(H, value):
+    H.layers._modules["1"] = value
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda H: setattr(H, "activation", "cubic"),
+        lambda H: setattr(H, "activation", None),
+        lambda H: setattr(H, "condition_dim", None),
+        lambda H: setattr(H, "condition_dim", 2**70),
+        lambda H: setattr(H, "layers", None),
+        lambda H: setattr(H, "layers", nn.ModuleList()),
+        lambda H: set_entry(H, None),
+        lambda H: set_entry(H, nn.Identity()),
+        lambda H: delattr(H.layers[0], "weight"),
+        lambda H: delattr(H, "layers"),
+        lambda H: delattr(H, "activation"),
+    ],
+)
+def test_broken_modules_are_declined(H, z0, spoil):
+    method = _C.Method([(3, 1.0)])
+    assert _ops._direct.rollout(H, method, 0.1, None, False, False, 1, z0, 2, False, 0) is not None
+    spoil(H)
+    assert _ops._direct.rollout(H, method, 0.1, None, False, False, 1, z0, 2, False, 0) is None
+
+
 def test_torch_without_the_table():
     """An older torch: everything is declined, whatever it is."""
-    direct = _C.Direct(None, torch.Tensor, nn.Parameter)
+    direct = _ops.direct_calls(None)
     H, method = HamiltonianMLP(4, (5,)).description, _C.Method([(3, 1.0)])
     z0 = torch.zeros(2, 4)
-    assert direct.rollout(H.weights, H.biases, 0, method, 0.1, None, 0, False, False, 1, z0, 2, False, 0) is None
+    assert direct.rollout(H, method, 0.1, None, False, False, 1, z0, 2, False, 0) is None
     with pytest.raises(ValueError, match="PyCapsule"):
-        _C.Direct(3, torch.Tensor, nn.Parameter)
+        _ops.direct_calls(3)

@@ -26,14 +26,9 @@ def network(problem: Problem) -> DiscreteLagrangianMLP:
 
 
 def del_rollout(problem: Problem) -> Callable[[], dict[str, Tensor]]:
-    L, (q0, q1) = network(problem), problem.points
+    L, (q0, q1) = network(problem).requires_grad_(False), problem.points
     solve = partial(hamiltorch_ext.del_rollout, dt=float(problem.dt), tol=TOLERANCE)
-
-    def call() -> dict[str, Tensor]:
-        with torch.no_grad():
-            return {"trajectory": solve(L, q0, q1, problem.case.steps)}
-
-    return call
+    return lambda: {"trajectory": solve(L, q0, q1, problem.case.steps)}
 
 
 def del_gradient(problem: Problem) -> Callable[[], dict[str, Tensor]]:

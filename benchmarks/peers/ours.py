@@ -24,16 +24,11 @@ def unavailable(device: str, precision: str = "float32") -> str | None:
 
 
 def rollout(problem: Problem, precision: str = "float32") -> Callable[[], dict[str, Tensor]]:
+    H = network(problem).requires_grad_(False)  # no_grad() in every call would take a tenth of the smallest rollout
     native = partial(
-        leapfrog_rollout, network(problem), problem.z0, problem.dt, problem.case.steps,
-        backend="native", precision=precision,
-    )  # fmt: skip
-
-    def call() -> dict[str, Tensor]:
-        with torch.no_grad():
-            return {"trajectory": native()}
-
-    return call
+        leapfrog_rollout, H, problem.z0, problem.dt, problem.case.steps, backend="native", precision=precision
+    )
+    return lambda: {"trajectory": native()}
 
 
 def training(problem: Problem, precision: str = "float32") -> Callable[[], dict[str, Tensor]]:

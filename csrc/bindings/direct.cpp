@@ -6,12 +6,13 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <new>
 #include <optional>
-#include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "method.h"
+#include "networks.h"
 #include "run.h"
 #include "tensors.h"
 
@@ -22,11 +23,9 @@ namespace {
 
 // What a rollout and its adjoint have in common, as Python hands it over.
 struct DirectCall {
-  py::tuple weights, biases;
-  int32_t activation;
+  py::object network;
   const Method& method;
   py::object dt, condition;
-  int64_t condition_dim;
   bool bfloat16;
   bool recording;  // then a tensor that requires a gradient is declined
   int threads;
@@ -37,28 +36,39 @@ struct DirectCall {
 // watches. Whatever is out of the ordinary is declined with None and not judged: that is for the checks in Python.
 class Direct {
  public:
-  Direct(const py::object& exchange, py::object tensor, py::object parameter)
-      : tensors_(exchange, std::move(tensor), std::move(parameter)) {}
+  Direct(Tensors tensors, Networks networks) : tensors_(std::move(tensors)), networks_(std::move(networks)) {}
 
   py::object rollout(const DirectCall& call, const py::object& z0, const py::object& steps, bool return_energy,
                      int64_t tape_bytes) const {
-    py::object result = rollout_of<float>(call, z0, steps, return_energy, tape_bytes);
-    return result.is_none() ? rollout_of<double>(call, z0, steps, return_energy, tape_bytes) : result;
+    return of_either_type(
+        [&](auto number) { return rollout_of<decltype(number)>(call, z0, steps, return_energy, tape_bytes); });
   }
 
   py::object rollout_backward(const DirectCall& call, const py::object& trajectory, const py::object& tape,
                               const py::object& grad_trajectory, const py::object& grad_energies) const {
-    py::object result = rollout_backward_of<float>(call, trajectory, tape, grad_trajectory, grad_energies);
-    return result.is_none() ? rollout_backward_of<double>(call, trajectory, tape, grad_trajectory, grad_energies)
-                            : result;
+    return of_either_type([&](auto number) {
+      return rollout_backward_of<decltype(number)>(call, trajectory, tape, grad_trajectory, grad_energies);
+    });
   }
 
  private:
   using Shape = std::vector<int64_t>;
 
+  // What one of the two types makes of it, if it takes it. Results that memory does not hold are declined as well.
+  template <class Run>
+  static py::object of_either_type(const Run& run) {
+    try {
+      py::object result = run(float{});
+      return result.is_none() ? run(double{}) : result;
+    } catch (const std::bad_alloc&) {
+      return py::none();
+    }
+  }
+
   template <class T>
   struct Taken {
     Rollout<T> rollout;
+    PythonNetwork network;
     std::vector<const T*> weights, biases;
     Shape widths;
   };
@@ -74,15 +84,15 @@ class Direct {
     if (!take(call, shape, dim, taken) || !take_steps(steps, taken.rollout.steps)) return py::none();
 
     shape.push_back(taken.rollout.steps + 1);
-    const py::object energies = return_energy ? tensors_.result<T>(z0, shape) : py::none();
+    Result<T> energies, tape;
+    if (return_energy) energies = tensors_.result<T>(shape);
     shape.push_back(dim);
-    py::object trajectory = tensors_.result<T>(z0, shape);
+    const Result<T> trajectory = tensors_.result<T>(shape);
     const int64_t numbers = tape_bytes ? kernels_of<T>(call.implementation).tape_size(taken.rollout) : 0;
-    const bool taped = numbers > 0 && numbers <= tape_bytes / static_cast<int64_t>(sizeof(T));
-    const py::object tape = taped ? tensors_.result<T>(z0, {numbers}) : py::none();
-    run_forward<T>(call.implementation, taken.rollout,
-                   {start->data, data<T>(trajectory), data<T>(energies), data<T>(tape)}, call.threads);
-    return py::make_tuple(trajectory, energies, tape);
+    if (numbers > 0 && numbers <= tape_bytes / static_cast<int64_t>(sizeof(T))) tape = tensors_.result<T>({numbers});
+    run_forward<T>(call.implementation, taken.rollout, {start->data, trajectory.data, energies.data, tape.data},
+                   call.threads);
+    return py::make_tuple(trajectory.tensor, energies.tensor, tape.tensor);
   }
 
   template <class T>
@@ -102,26 +112,28 @@ class Direct {
         !take_optional(call, grad_energies, {batch, points}, on_energies))
       return py::none();
 
-    const py::object grad_z0 = tensors_.empty(trajectory, {batch, dim}), grad_dt = tensors_.empty(trajectory, {});
-    const py::object grad_condition =
-        call.condition.is_none() ? py::none() : tensors_.empty(trajectory, {batch, call.condition_dim});
+    const int64_t condition_dim = taken.network.condition_dim;
+    const Result<T> grad_z0 = tensors_.result<T>({batch, dim}), grad_dt = tensors_.result<T>({});
+    Result<T> grad_condition;
+    if (!call.condition.is_none()) grad_condition = tensors_.result<T>({batch, condition_dim});
     const size_t layers = taken.weights.size();
     py::tuple grad_weights(layers), grad_biases(layers);
     std::vector<T*> weights, biases;
-    int64_t width = dim + call.condition_dim;
+    int64_t width = dim + condition_dim;
     for (size_t l = 0; l < layers; ++l) {
       const int64_t outputs = taken.widths[l];
-      grad_weights[l] = tensors_.empty(trajectory, {outputs, width});
-      grad_biases[l] = tensors_.empty(trajectory, {outputs});
-      weights.push_back(data<T>(grad_weights[l]));
-      biases.push_back(data<T>(grad_biases[l]));
+      const Result<T> weight = tensors_.result<T>({outputs, width}), bias = tensors_.result<T>({outputs});
+      grad_weights[l] = weight.tensor;
+      grad_biases[l] = bias.tensor;
+      weights.push_back(weight.data);
+      biases.push_back(bias.data);
       width = outputs;
     }
     run_backward<T>(call.implementation, taken.rollout,
-                    {states->data, kept, on_states, on_energies, data<T>(grad_z0), data<T>(grad_dt), weights.data(),
-                     biases.data(), data<T>(grad_condition)},
+                    {states->data, kept, on_states, on_energies, grad_z0.data, grad_dt.data, weights.data(),
+                     biases.data(), grad_condition.data},
                     call.threads);
-    return py::make_tuple(grad_z0, grad_dt, grad_weights, grad_biases, grad_condition);
+    return py::make_tuple(grad_z0.tensor, grad_dt.tensor, grad_weights, grad_biases, grad_condition.tensor);
   }
 
   template <class T>
@@ -131,24 +143,19 @@ class Direct {
     return result;
   }
 
-  // Of a tensor that `empty` has made, or of None.
-  template <class T>
-  T* data(py::handle tensor) const {
-    if (tensor.is_none()) return nullptr;
-    const auto memory = tensors_.view<T>(tensor);
-    if (!memory) throw std::runtime_error("new_empty must return a plain tensor");
-    return memory->data;
-  }
-
   // All of the rollout but its steps. `batch` is z0's shape without the last dimension, which is `dim`.
   template <class T>
   bool take(const DirectCall& call, const Shape& batch, int64_t dim, Taken<T>& taken) const {
-    const size_t layers = call.weights.size();
-    if (dim == 0 || dim % 2 || layers < 2 || call.biases.size() != layers) return false;
+    auto network = networks_.read(call.network);
+    if (!network) return false;
+    taken.network = std::move(*network);
+    const std::vector<py::object>&weights = taken.network.weights, &biases = taken.network.biases;
+    const size_t layers = weights.size();
+    if (dim == 0 || dim % 2 || layers < 2 || biases.size() != layers) return false;
     taken.weights.reserve(layers), taken.biases.reserve(layers), taken.widths.reserve(layers);
-    int64_t width = dim + call.condition_dim;
+    int64_t width = dim + taken.network.condition_dim;
     for (size_t l = 0; l < layers; ++l) {
-      const auto weight = view<T>(call, call.weights[l]), bias = view<T>(call, call.biases[l]);
+      const auto weight = view<T>(call, weights[l]), bias = view<T>(call, biases[l]);
       if (!weight || !bias || weight->ndim != 2) return false;
       const int64_t outputs = l + 1 < layers ? weight->shape[0] : 1;
       if (outputs == 0 || !weight->has_shape({outputs, width}) || !bias->has_shape({outputs})) return false;
@@ -159,9 +166,9 @@ class Direct {
     }
     Rollout<T>& rollout = taken.rollout;
     rollout.network = {dim,
-                       call.condition_dim,
+                       taken.network.condition_dim,
                        static_cast<int64_t>(layers - 1),
-                       static_cast<Activation>(call.activation),
+                       static_cast<Activation>(taken.network.activation),
                        taken.widths.data(),
                        taken.weights.data(),
                        taken.biases.data()};
@@ -171,16 +178,17 @@ class Direct {
     if (rollout.bfloat16 && !call.implementation.multiply_add_bfloat16) return false;
     rollout.batch = 1;
     for (const int64_t size : batch) rollout.batch *= size;
-    return take_condition(call, batch, rollout.condition) && take_time_step(call, rollout.dt);
+    return take_condition(call, batch, rollout.network.condition_dim, rollout.condition) &&
+           take_time_step(call, rollout.dt);
   }
 
   template <class T>
-  bool take_condition(const DirectCall& call, const Shape& batch, const T*& condition) const {
+  bool take_condition(const DirectCall& call, const Shape& batch, int64_t dim, const T*& condition) const {
     condition = nullptr;
-    if (call.condition.is_none() || call.condition_dim == 0) return call.condition.is_none() && call.condition_dim == 0;
+    if (call.condition.is_none() || dim == 0) return call.condition.is_none() && dim == 0;
     const auto given = view<T>(call, call.condition);
     Shape shape = batch;
-    shape.push_back(call.condition_dim);
+    shape.push_back(dim);
     if (!given || !given->has_shape(shape)) return false;
     condition = given->data;
     return true;
@@ -216,6 +224,7 @@ class Direct {
   }
 
   Tensors tensors_;
+  Networks networks_;
 };
 
 }  // namespace
@@ -223,37 +232,43 @@ class Direct {
 void bind_direct(py::module_& m) {
   py::class_<Direct>(
       m, "Direct",
-      "Rollouts of tensors on the CPU past torch's dispatcher: `exchange` is the tensor type's capsule of "
-      "DLPack's C functions, or None where it has none.")
-      .def(py::init<py::object, py::object, py::object>(), py::arg("exchange"), py::arg("tensor"), py::arg("parameter"))
+      "Rollouts of tensors on the CPU past torch's dispatcher. `exchange` is the tensor type's capsule of DLPack's C "
+      "functions, or None where it has none; the other arguments are the types that are read, and the activations' "
+      "codes.")
+      .def(py::init([](const py::object& exchange, py::object tensor, py::object parameter, py::object module,
+                       py::object linear, py::dict activations) {
+             return Direct(Tensors(exchange, std::move(tensor), std::move(parameter)),
+                           Networks(std::move(module), std::move(linear), std::move(activations)));
+           }),
+           py::arg("exchange"), py::arg("tensor"), py::arg("parameter"), py::arg("module"), py::arg("linear"),
+           py::arg("activations"))
       .def(
           "rollout",
-          [](const Direct& direct, py::tuple weights, py::tuple biases, int32_t activation, const Method& method,
-             py::object dt, py::object condition, int64_t condition_dim, bool bfloat16, bool recording, int threads,
-             const py::object& z0, const py::object& steps, bool return_energy, int64_t tape_bytes) {
-            return direct.rollout({std::move(weights), std::move(biases), activation, method, std::move(dt),
-                                   std::move(condition), condition_dim, bfloat16, recording, threads},
-                                  z0, steps, return_energy, tape_bytes);
+          [](const Direct& direct, py::object network, const Method& method, py::object dt, py::object condition,
+             bool bfloat16, bool recording, int threads, const py::object& z0, const py::object& steps,
+             bool return_energy, int64_t tape_bytes) {
+            return direct.rollout(
+                {std::move(network), method, std::move(dt), std::move(condition), bfloat16, recording, threads}, z0,
+                steps, return_energy, tape_bytes);
           },
           "(trajectory, energies or None, tape or None where it would take more than tape_bytes); None where an "
           "argument is not plain or does not fit. With `recording` a tensor that requires a gradient is not plain.",
-          py::arg("weights"), py::arg("biases"), py::arg("activation"), py::arg("method"), py::arg("dt"),
-          py::arg("condition"), py::arg("condition_dim"), py::arg("bfloat16"), py::arg("recording"), py::arg("threads"),
-          py::arg("z0"), py::arg("steps"), py::arg("return_energy"), py::arg("tape_bytes"))
+          py::arg("network"), py::arg("method"), py::arg("dt"), py::arg("condition"), py::arg("bfloat16"),
+          py::arg("recording"), py::arg("threads"), py::arg("z0"), py::arg("steps"), py::arg("return_energy"),
+          py::arg("tape_bytes"))
       .def(
           "rollout_backward",
-          [](const Direct& direct, py::tuple weights, py::tuple biases, int32_t activation, const Method& method,
-             py::object dt, py::object condition, int64_t condition_dim, bool bfloat16, bool recording, int threads,
-             const py::object& trajectory, const py::object& tape, const py::object& grad_trajectory,
-             const py::object& grad_energies) {
-            return direct.rollout_backward({std::move(weights), std::move(biases), activation, method, std::move(dt),
-                                            std::move(condition), condition_dim, bfloat16, recording, threads},
-                                           trajectory, tape, grad_trajectory, grad_energies);
+          [](const Direct& direct, py::object network, const Method& method, py::object dt, py::object condition,
+             bool bfloat16, bool recording, int threads, const py::object& trajectory, const py::object& tape,
+             const py::object& grad_trajectory, const py::object& grad_energies) {
+            return direct.rollout_backward(
+                {std::move(network), method, std::move(dt), std::move(condition), bfloat16, recording, threads},
+                trajectory, tape, grad_trajectory, grad_energies);
           },
           "Its adjoint: gradients by z0, dt, the weights, the biases and the condition, or None in the same cases.",
-          py::arg("weights"), py::arg("biases"), py::arg("activation"), py::arg("method"), py::arg("dt"),
-          py::arg("condition"), py::arg("condition_dim"), py::arg("bfloat16"), py::arg("recording"), py::arg("threads"),
-          py::arg("trajectory"), py::arg("tape"), py::arg("grad_trajectory"), py::arg("grad_energies"));
+          py::arg("network"), py::arg("method"), py::arg("dt"), py::arg("condition"), py::arg("bfloat16"),
+          py::arg("recording"), py::arg("threads"), py::arg("trajectory"), py::arg("tape"), py::arg("grad_trajectory"),
+          py::arg("grad_energies"));
 }
 
 }  // namespace hamiltorch

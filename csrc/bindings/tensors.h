@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "large_memory.h"
+#include "result_memory.h"
 
 namespace hamiltorch {
 
@@ -65,6 +65,18 @@ struct View {
   }
 };
 
+// A tensor that was made here, or None, and its memory.
+template <class T>
+struct Result {
+  pybind11::object tensor = pybind11::none();
+  T* data = nullptr;
+};
+
+// A name that Python looks up by its address.
+inline pybind11::object interned(const char* name) {
+  return pybind11::reinterpret_steal<pybind11::object>(PyUnicode_InternFromString(name));
+}
+
 class Tensors {
  public:
   // `exchange` is the table's capsule, or None where torch has none: then nothing can be viewed. A subclass of the two
@@ -105,65 +117,40 @@ class Tensors {
     return truth(PyObject_GetAttr(tensor.ptr(), requires_grad_.ptr()));
   }
 
-  // A tensor of T's without values, `like` any tensor that view<T> has read.
+  // A new tensor without values. std::bad_alloc where there is no such memory.
   template <class T>
-  pybind11::object result(const pybind11::object& like, const std::vector<int64_t>& shape) const {
-    size_t bytes = sizeof(T);
-    bool real = true;
-    for (const int64_t size : shape) real = real && !__builtin_mul_overflow(bytes, size, &bytes);
-    const bool kept = real && bytes >= LargeMemory::kLeast && bytes <= LargeMemory::kMost;
-    return kept ? large<T>(shape, bytes) : empty(like, shape);
-  }
-
-  // `like.new_empty(shape)`. Sizes one by one are parsed faster than a tuple of them, but there has to be one.
-  pybind11::object empty(const pybind11::object& like, const std::vector<int64_t>& shape) const {
-    if (shape.empty()) return like.attr(new_empty_)(pybind11::tuple());
-    std::vector<pybind11::object> sizes;
-    std::vector<PyObject*> arguments = {like.ptr()};
-    for (const int64_t size : shape) arguments.push_back(sizes.emplace_back(pybind11::int_(size)).ptr());
-    PyObject* const result = PyObject_VectorcallMethod(new_empty_.ptr(), arguments.data(), arguments.size(), nullptr);
-    if (!result) throw pybind11::error_already_set();
-    return pybind11::reinterpret_steal<pybind11::object>(result);
+  Result<T> result(const std::vector<int64_t>& shape) const {
+    const size_t ndim = shape.size();
+    auto held = std::make_unique<Held>();
+    held->sizes = shape;
+    held->sizes.resize(2 * ndim, 1);
+    for (size_t i = ndim; i-- > 1;) held->sizes[ndim + i - 1] = held->sizes[ndim + i] * shape[i];
+    held->bytes = sizeof(T);
+    for (const int64_t size : shape)
+      if (__builtin_mul_overflow(held->bytes, size, &held->bytes)) throw std::bad_alloc();
+    T* const data = static_cast<T*>(ResultMemory::instance().take(held->bytes));
+    const int64_t* const sizes = held->sizes.data();
+    held->managed = {dlpack::kMajor, 0, held.get(), Held::release, 0, {}};
+    held->managed.tensor = {data,  dlpack::kCpu, 0, static_cast<int32_t>(ndim), dlpack::kFloat, 8 * sizeof(T), 1,
+                            sizes, sizes + ndim, 0};
+    void* object = nullptr;
+    if (exchange_->make(&held.release()->managed, &object) != 0) throw pybind11::error_already_set();
+    return {pybind11::reinterpret_steal<pybind11::object>(static_cast<PyObject*>(object)), data};
   }
 
  private:
-  // What a tensor in LargeMemory holds on to.
-  struct Large {
+  // What a tensor made here holds on to.
+  struct Held {
     dlpack::Managed managed;
     std::vector<int64_t> sizes;  // shape, strides
     size_t bytes;
 
     static void release(dlpack::Managed* self) {
-      Large* const large = static_cast<Large*>(self->context);
-      LargeMemory::instance().give_back(self->tensor.data, large->bytes);
-      delete large;
+      Held* const held = static_cast<Held*>(self->context);
+      ResultMemory::instance().give_back(self->tensor.data, held->bytes);
+      delete held;
     }
   };
-
-  template <class T>
-  pybind11::object large(const std::vector<int64_t>& shape, size_t bytes) const {
-    const size_t ndim = shape.size();
-    auto large = std::make_unique<Large>();
-    large->bytes = bytes;
-    large->sizes = shape;
-    large->sizes.resize(2 * ndim, 1);
-    for (size_t i = ndim; i-- > 1;) large->sizes[ndim + i - 1] = large->sizes[ndim + i] * shape[i];
-    const int64_t* const sizes = large->sizes.data();
-    large->managed = {dlpack::kMajor, 0, large.get(), Large::release, 0, {}};
-    large->managed.tensor = {LargeMemory::instance().take(bytes),
-                             dlpack::kCpu,
-                             0,
-                             static_cast<int32_t>(ndim),
-                             dlpack::kFloat,
-                             8 * sizeof(T),
-                             1,
-                             sizes,
-                             sizes + ndim,
-                             0};
-    void* object = nullptr;
-    if (exchange_->make(&large.release()->managed, &object) != 0) throw pybind11::error_already_set();
-    return pybind11::reinterpret_steal<pybind11::object>(static_cast<PyObject*>(object));
-  }
 
   static bool truth(PyObject* answer) {
     if (!answer) throw pybind11::error_already_set();
@@ -172,13 +159,8 @@ class Tensors {
     return result;
   }
 
-  static pybind11::object interned(const char* name) {
-    return pybind11::reinterpret_steal<pybind11::object>(PyUnicode_InternFromString(name));
-  }
-
   pybind11::object tensor_, parameter_;
-  pybind11::object is_neg_ = interned("is_neg"), requires_grad_ = interned("requires_grad"),
-                   new_empty_ = interned("new_empty");
+  pybind11::object is_neg_ = interned("is_neg"), requires_grad_ = interned("requires_grad");
   const dlpack::Exchange* exchange_ = nullptr;
 };
 
