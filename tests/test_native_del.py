@@ -115,6 +115,28 @@ def test_threads(threads):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("d", "hidden", "batch", "dt"),
+    [(5, (700, 700), 1, 0.1), (33, (400, 300, 350), 3, 0.1), (40, (1500,), 2, 0.1), (40, (1200,), 3, 3.0)],
+)
+def test_large_networks_are_shared_among_threads(d, hidden, batch, dt, threads):
+    """Samples fewer than threads, or few enough that weights are read for each: one team, in step."""
+    L, arguments = problem(d, hidden, batch, 3, gain=3.0 if dt > 1 else 2.0, activation="tanh", condition_dim=1)
+    arguments["dt"] = torch.tensor(dt, dtype=F64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_same(L, arguments, 3)
+        first, second = (values_and_gradients(L, arguments, 3, "native") for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    assert first[1].smallest_pivot.isfinite().any() == (dt > 1)  # whether matrices were factorised
+    assert torch.equal(first[0], second[0])
+    for name, g in first[2].items():
+        assert torch.equal(g, second[2][name]), name
+
+
 def test_the_matrix_is_used_and_right(instruction_set):
     """Where N outweighs the kinetic term, products with its Hessian do not suffice."""
     L, arguments = problem(40, (120,), 250, 1, gain=3.0, activation="tanh")

@@ -8,7 +8,7 @@
 namespace hamiltorch {
 namespace {
 
-// Of the samples of a tile, by slot.
+// Of the samples of a tile, by slot. Of a team every member has one, of which it fills and reads its own columns.
 template <class T>
 struct Curvature {
   Tile<T>* first;   // [hidden]: s'(a)
@@ -17,7 +17,7 @@ struct Curvature {
 };
 
 // One evaluation and one product by line: s(a) and dN/da of every layer, and their changes in a direction. `value` of
-// the last layer is not computed.
+// the last layer is not computed. A team has one.
 template <class T>
 struct Lines {
   Tile<T>*value, *delta;                            // [hidden]
@@ -89,7 +89,7 @@ void evaluate_curvature(const Network<T>& network, const int32_t* slots, int64_t
                        });
                      });
   }
-  for_columns<T>({0, lines}, {0, network.first()},
+  for_columns<T>({0, lines}, worker.columns(network.first()),
                  [&](int64_t i, int64_t c) { store(kept.delta.row(slots[i]) + c, load(work.delta[0].row(i) + c)); });
 }
 
@@ -106,7 +106,7 @@ void multiply_hessian(const Network<T>& network, const int32_t* slots, int64_t l
       store(to.row(i) + c, load(factor.row(slots[i]) + c) * load(work.tangent[l].row(i) + c));
     });
   };
-  pass_up(0, {0, lines}, {0, network.first()});
+  pass_up(0, {0, lines}, worker.columns(network.first()));
   for (int64_t l = 1; l <= top; ++l)
     apply(network.inner[l], lines, work.tangent_value[l - 1], work.tangent[l], worker,
           [&](const Range& block, const Range& columns) { pass_up(l, block, columns); });

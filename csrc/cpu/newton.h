@@ -25,6 +25,10 @@ constexpr T epsilon() {
 }
 
 // The samples of a tile, by slot where nothing else is said.
+//
+// A team's members share each product's columns, and nothing else: all that lies between products each does for itself
+// on a tile of its own, and comes to the same bits and decisions. What they share is where products meet: work, out and
+// other.
 template <class T>
 struct DelTile {
   Tile<T> q, y, carried, residual;  // [d]: x, the solution, what the step before brings, and r
@@ -34,7 +38,8 @@ struct DelTile {
   Tile<T> base, from_x;            // [width]: b_1 (+ W_1c c), and with W_1x x
   Curvature<T> kept;
   Lines<T> work;
-  Tile<T> in, out, image;  // [lines][d]
+  Tile<T> in, out, other;  // [lines][d]
+  Tile<T> image;           // [d]
   int64_t lines;
   Krylov<T> krylov;
   Tile<T> matrix;                                     // [d][d]
@@ -94,6 +99,13 @@ void read_lines(const DelTile<T>& tile, const int32_t* slots, int64_t count, int
     for_vectors<T>(d, [&](int64_t c) { store(tile.in.row(i) + c, load(from.row(slots[i]) + c)); });
 }
 
+// y = d W, for all members of the team to read.
+template <class T>
+void bring_back(const Weight<T>& w, int64_t lines, const Tile<T>& d, const Tile<T>& y, const Worker<T>& worker) {
+  apply_transposed(w, lines, d, y, worker, no_more);
+  worker.wait();
+}
+
 // The network at (x, `at`) for these slots.
 template <class T>
 void evaluate_at(const DelSystem<T>& system, const DelTile<T>& tile, const int32_t* slots, int64_t count,
@@ -109,7 +121,7 @@ void find_residual(const DelSystem<T>& system, const DelTile<T>& tile, const int
   const int64_t d = system.network.half;
   const T dt = system.rollout->dt;
   evaluate_at(system, tile, slots, count, at, worker);
-  apply_transposed(system.network.q, count, tile.work.delta[0], tile.out, worker, no_more);
+  bring_back(system.network.q, count, tile.work.delta[0], tile.out, worker);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t slot = slots[i];
     for_vectors<T>(d, [&](int64_t c) {
@@ -126,7 +138,7 @@ void multiply_mixed(const DelSystem<T>& system, const DelTile<T>& tile, const Si
                     int64_t count, const Worker<T>& worker) {
   apply(sides.in, count, tile.in, tile.work.tangent[0], worker, no_more);
   multiply_hessian(system.network, slots, count, tile.kept, tile.work, worker);
-  apply_transposed(sides.out, count, tile.work.tangent_delta[0], tile.out, worker, no_more);
+  bring_back(sides.out, count, tile.work.tangent_delta[0], tile.out, worker);
 }
 
 // tile.step = the matrix's inverse times tile.right, by GMRES; `target` and `left` are of the slots' systems.

@@ -92,6 +92,21 @@ Plan make_solo_plan(const Mlp<T>& network, int64_t rows, double evaluations, int
   return plan;
 }
 
+// Of a few samples of a large network, which are bound by reading it, the members of one team share the columns.
+template <class T>
+Plan make_del_plan(const Mlp<T>& network, int64_t batch, double evaluations, int threads) {
+  Plan plan = make_solo_plan(network, batch, evaluations, threads);
+  const double parameters = weights_of(network), phase = static_cast<double>(batch) * parameters / (network.hidden + 1);
+  if (batch > kMaxDirectRows || parameters < kSmallNetwork) return plan;
+  const int members = phase >= threads * kBarrierWork ? threads : static_cast<int>(phase / kBarrierWork);
+  if (members <= plan.teams || phase * evaluations < kForkWork) return plan;
+  plan.packed = false;
+  plan.teams = 1;
+  plan.team_size = members;
+  plan.tile_rows = batch;
+  return plan;
+}
+
 template <class T>
 Worker<T> solo_worker() {
   return {{0, 1, nullptr}, nullptr, 0, {nullptr, nullptr}, 0, 0};

@@ -1,4 +1,4 @@
-// Discrete Euler-Lagrange rollouts: every thread takes samples of its own, tile by tile, through all steps.
+// Discrete Euler-Lagrange rollouts: every team takes its samples, tile by tile, through all steps.
 #pragma once
 #include "factors.h"
 #include "newton.h"
@@ -12,17 +12,28 @@ struct DelJob {
   DelArrays<T> arrays;
   DelAdjointArrays<T> adjoint;
   Plan plan;
-  DelTile<T>* tiles;   // [threads]
-  Worker<T>* workers;  // [threads]
+  DelTile<T>* tiles;   // [teams * team_size]
+  Worker<T>* workers;  // [teams * team_size]
+  Barrier* barriers;   // [teams]
   Barrier* all;        // [1]
 };
 
+// What the members of a team share of its tiles.
 template <class T>
-DelTile<T> take_del_tile(Arena& arena, const Network<T>& network, int64_t rows) {
-  const int64_t d = network.half, width = network.first();
+DelTile<T> take_meeting_place(Arena& arena, const Network<T>& network, const Plan& plan) {
+  const int64_t d = network.half, most = plan.packed ? kTileRows : kMaxDirectRows;
   DelTile<T> tile{};
-  tile.lines = d < kTileRows ? d : kTileRows;
-  if (tile.lines < rows) tile.lines = rows;
+  tile.lines = d < most ? d : most;
+  if (tile.lines < plan.tile_rows) tile.lines = plan.tile_rows;
+  tile.work = take_lines(arena, network, tile.lines, false);
+  tile.out = take_tile<T>(arena, tile.lines, d);
+  tile.other = take_tile<T>(arena, tile.lines, d);
+  return tile;
+}
+
+template <class T>
+DelTile<T> take_del_tile(Arena& arena, const Network<T>& network, int64_t rows, DelTile<T> tile) {
+  const int64_t d = network.half, width = network.first();
   Tile<T>* const states[] = {&tile.q,          &tile.y,     &tile.carried, &tile.residual,
                              &tile.right,      &tile.step,  &tile.tried,   &tile.tried_residual,
                              &tile.multiplier, &tile.start, &tile.own,     &tile.later};
@@ -33,9 +44,7 @@ DelTile<T> take_del_tile(Arena& arena, const Network<T>& network, int64_t rows) 
   else if (network.biases)
     tile.base.data = network.biases[0];
   tile.kept = take_curvature(arena, network, rows);
-  tile.work = take_lines(arena, network, tile.lines, false);
   tile.in = take_tile<T>(arena, tile.lines, d);
-  tile.out = take_tile<T>(arena, tile.lines, d);
   tile.image = take_tile<T>(arena, rows, d);
   tile.krylov = take_krylov<T>(arena, rows, d);
   tile.memory = take_broyden<T>(arena, rows, d);
@@ -63,7 +72,7 @@ template <class T>
 DelJob<T> take_del(Arena& arena, Arena& prepared, const DelRollout<T>& rollout, int threads, bool filled) {
   DelJob<T> job{};
   const Mlp<T>& mlp = rollout.network;
-  job.plan = make_solo_plan(mlp, rollout.batch, 8 * static_cast<double>(rollout.steps + 1), threads);
+  job.plan = make_del_plan(mlp, rollout.batch, 8 * static_cast<double>(rollout.steps + 1), threads);
 
   DelSystem<T>& system = job.system;
   system.rollout = &rollout;
@@ -78,14 +87,20 @@ DelJob<T> take_del(Arena& arena, Arena& prepared, const DelRollout<T>& rollout, 
       system.diagonal[i] = -(system.kinetic[i] + system.friction[i]);
       system.inverse[i] = i < d ? 1 / system.diagonal[i] : 0;
     }
-  job.tiles = arena.take<DelTile<T>>(job.plan.teams);
-  job.workers = arena.take<Worker<T>>(job.plan.teams);
+  const int teams = job.plan.teams, size = job.plan.team_size;
+  job.tiles = arena.take<DelTile<T>>(teams * size);
+  job.workers = arena.take<Worker<T>>(teams * size);
+  job.barriers = arena.take<Barrier>(teams);
   job.all = arena.take<Barrier>(1);
-  for (int i = 0; i < job.plan.teams; ++i) {
-    const DelTile<T> tile = take_del_tile(arena, system.network, job.plan.tile_rows);
-    if (!job.tiles) continue;
-    job.tiles[i] = tile;
-    job.workers[i] = solo_worker<T>();
+  for (int team = 0; team < teams; ++team) {
+    const DelTile<T> shared = take_meeting_place(arena, system.network, job.plan);
+    for (int i = team * size; i < (team + 1) * size; ++i) {
+      const DelTile<T> tile = take_del_tile(arena, system.network, job.plan.tile_rows, shared);
+      if (job.tiles) job.tiles[i] = tile;
+    }
+    take_workers(arena, job.workers ? job.workers + team * size : nullptr, size, job.barriers + team,
+                 job.plan.tile_rows, widest(mlp), !job.plan.packed, false);
+    if (job.barriers) job.barriers[team].reset();
   }
   if (job.all) job.all->reset();
   return job;
@@ -98,7 +113,7 @@ void carry(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, int64_t ro
   const DelSystem<T>& system = job.system;
   const DelRollout<T>& rollout = *system.rollout;
   const int64_t d = system.network.half;
-  apply_transposed(system.network.p, rows, tile.kept.delta, tile.out, worker, no_more);
+  bring_back(system.network.p, rows, tile.kept.delta, tile.out, worker);
   for (int64_t r = 0; r < rows; ++r) {
     for_vectors<T>(d, [&](int64_t c) {
       const Vec<T> y = load(tile.y.row(r) + c), x = load(tile.q.row(r) + c);
@@ -122,8 +137,9 @@ void roll_del(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, int64_t
   const DelArrays<T>& arrays = job.arrays;
   const int64_t d = system.network.half, steps = rollout.steps, stride = (steps + 2) * d;
   T* const trajectory = arrays.trajectory + row * stride;
-  read_rows(arrays.q0 + row * d, d, rows, d, tile.q, worker);
-  read_rows(arrays.q1 + row * d, d, rows, d, tile.y, worker);
+  const Worker<T> alone = solo_worker<T>();
+  read_rows(arrays.q0 + row * d, d, rows, d, tile.q, alone);
+  read_rows(arrays.q1 + row * d, d, rows, d, tile.y, alone);
   write_rows(tile.q, rows, d, trajectory, stride, worker);
   write_rows(tile.y, rows, d, trajectory + d, stride, worker);
   if (steps == 0) return;
@@ -136,7 +152,8 @@ void roll_del(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, int64_t
     begin_interval(system, tile, rows, worker);
     solve_step(system, tile, rows, worker);
     write_rows(tile.y, rows, d, trajectory + (k + 2) * d, stride, worker);
-    for (int64_t r = 0; r < rows; ++r) {
+    const Range mine = worker.share_of(rows);
+    for (int64_t r = mine.begin; r < mine.end; ++r) {
       const int64_t at = (row + r) * steps + k;
       const bool alive = k == 0 || arrays.converged[at - 1];
       arrays.converged[at] = alive && (tile.error[r] <= rollout.tolerance || tile.settled[r]);
@@ -150,9 +167,10 @@ void roll_del(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, int64_t
 template <class T, void (*roll)(const DelJob<T>&, const DelTile<T>&, int64_t, int64_t, const Worker<T>&)>
 void del_thread(void* context, int index) {
   const DelJob<T>& job = *static_cast<const DelJob<T>*>(context);
-  prepare(job.system.network, job.system.rollout->network, {index, job.plan.teams, job.all});
-  const Range mine = share(job.system.rollout->batch, index, job.plan.teams);
-  const int64_t tiles = ceil_div(mine.size(), job.plan.tile_rows);
+  const Plan& plan = job.plan;
+  prepare(job.system.network, job.system.rollout->network, {index, plan.teams * plan.team_size, job.all});
+  const Range mine = share(job.system.rollout->batch, index / plan.team_size, plan.teams);
+  const int64_t tiles = ceil_div(mine.size(), plan.tile_rows);
   for (int64_t i = 0; i < tiles; ++i) {
     const Range part = share(mine.size(), i, tiles);
     roll(job, job.tiles[index], mine.begin + part.begin, part.size(), job.workers[index]);
@@ -176,7 +194,7 @@ Status run_del(const DelRollout<T>& rollout, const DelArrays<T>& arrays, const D
   DelJob<T> job = take_del(arena, prepared, rollout, threads, kept.filled);
   job.arrays = arrays;
   job.adjoint = adjoint;
-  parallel(job.plan.teams, del_thread<T, roll>, &job);
+  parallel(job.plan.teams * job.plan.team_size, del_thread<T, roll>, &job);
   return Status::kOk;
 }
 

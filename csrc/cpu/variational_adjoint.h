@@ -21,8 +21,8 @@ void solve_adjoint(const DelSystem<T>& system, const DelTile<T>& tile, int64_t r
   // tile.out = what leaves by y of the lines of tile.in, which enter by x; adds what leaves by x to tile.own.
   const auto multiply = [&](const int32_t* slots, int64_t count) {
     multiply_mixed(system, tile, transposed, slots, count, worker);
-    apply_transposed(network.q, count, tile.work.tangent_delta[0], tile.image, worker, no_more);
-    for (int64_t i = 0; i < count; ++i) add_scaled(tile.own.row(slots[i]), static_cast<T>(1), tile.image.row(i), d);
+    bring_back(network.q, count, tile.work.tangent_delta[0], tile.other, worker);
+    for (int64_t i = 0; i < count; ++i) add_scaled(tile.own.row(slots[i]), static_cast<T>(1), tile.other.row(i), d);
   };
 
   int64_t open = 0, slow = 0;
@@ -85,6 +85,7 @@ void solve_adjoint(const DelSystem<T>& system, const DelTile<T>& tile, int64_t r
       store(tile.own.row(slot) + c, Vec<T>{});
     });
   }
+  if (slow == 0) return;
   read_lines(tile, tile.slow, slow, d, tile.multiplier);
   multiply(tile.slow, slow);
 }
@@ -101,9 +102,10 @@ void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, in
   const int64_t d = network.half, steps = rollout.steps, stride = (steps + 2) * d;
   const Tile<T>&next = tile.carried, on_x = tile.residual;
   if (steps == 0) {
-    clear(arrays.grad_start + row * 2 * d, rows * 2 * d);
+    if (worker.member.index == 0) clear(arrays.grad_start + row * 2 * d, rows * 2 * d);
     return;
   }
+  const Worker<T> alone = solo_worker<T>();
   const auto for_states = [&](const auto& f) { for_columns<T>({0, rows}, {0, d}, f); };
   for_states([&](int64_t r, int64_t c) {
     store(next.row(r) + c, Vec<T>{});
@@ -114,8 +116,8 @@ void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, in
   fill_base(system.network, rows, rollout.condition + row * system.network.condition.in, tile.base, worker);
   const auto load_interval = [&](int64_t first_point) {
     const T* const points = arrays.trajectory + row * stride + first_point * d;
-    read_rows(points, stride, rows, d, tile.q, worker);
-    read_rows(points + d, stride, rows, d, tile.y, worker);
+    read_rows(points, stride, rows, d, tile.q, alone);
+    read_rows(points + d, stride, rows, d, tile.y, alone);
     begin_interval(system, tile, rows, worker);
     evaluate_at(system, tile, tile.all, rows, tile.y, worker);
   };
@@ -123,7 +125,8 @@ void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, in
   const auto spread_next = [&] {
     read_lines(tile, tile.all, rows, d, next);
     multiply_mixed(system, tile, {network.p, network.p}, tile.all, rows, worker);
-    apply_transposed(network.q, rows, tile.work.tangent_delta[0], tile.later, worker, no_more);
+    bring_back(network.q, rows, tile.work.tangent_delta[0], tile.other, worker);
+    for_states([&](int64_t r, int64_t c) { store(tile.later.row(r) + c, load(tile.other.row(r) + c)); });
   };
   // tile.right -= what y = q_{k+2} has from the steps after k.
   const auto take_from_later = [&] {
@@ -149,7 +152,7 @@ void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, in
   };
   for (int64_t k = steps; k-- > 0;) {
     load_interval(k + 1);
-    read_rows(arrays.grad_trajectory + (row * steps + k) * d, steps * d, rows, d, tile.right, worker);
+    read_rows(arrays.grad_trajectory + (row * steps + k) * d, steps * d, rows, d, tile.right, alone);
     if (k + 1 < steps) {  // nothing comes after the last step
       spread_next();
       take_from_later();
@@ -167,7 +170,8 @@ void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, in
   spread_next();
   take_from_later();
   leave_on_x(0);
-  for (int64_t r = 0; r < rows; ++r) {
+  const Range mine = worker.share_of(rows);
+  for (int64_t r = mine.begin; r < mine.end; ++r) {
     const bool converged = arrays.converged[(row + r) * steps];
     T* const to = arrays.grad_start + (row + r) * 2 * d;
     for (int64_t c = 0; c < d; ++c) {
