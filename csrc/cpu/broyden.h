@@ -33,7 +33,7 @@ void multiply_inverse(const Broyden<T>& memory, int64_t slot, int64_t n, const T
   for (int64_t c = 0; c < n; c += kLanes<T>) store(x + c, load(x + c) * load(diagonal_inverse + c));
   for (int64_t k = 0; k < memory.pairs[slot]; ++k) {
     const int64_t row = slot * kMostPairs + k;
-    add_scaled(x, dot(memory.steps.row(row), x, n), memory.updates.row(row), n);
+    add_scaled(x, inner(memory.steps.row(row), x, n), memory.updates.row(row), n);
   }
 }
 
@@ -43,8 +43,8 @@ template <class T>
 void learn_step(const Broyden<T>& memory, int64_t slot, int64_t n, const T* diagonal_inverse, const T* r, T* s, T* w) {
   for (int64_t c = 0; c < n; c += kLanes<T>) store(w + c, load(r + c));
   multiply_inverse(memory, slot, n, diagonal_inverse, w);
-  const T square = dot(s, s, n), along = square + dot(s, w, n);
-  const bool learns = dot(w, w, n) < square / 4 && memory.pairs[slot] < kMostPairs;
+  const T square = inner(s, s, n), along = square + inner(s, w, n);
+  const bool learns = inner(w, w, n) < square / 4 && memory.pairs[slot] < kMostPairs;
   if (learns) {
     const int64_t row = slot * kMostPairs + memory.pairs[slot]++;
     for (int64_t c = 0; c < n; c += kLanes<T>) {

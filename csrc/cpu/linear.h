@@ -18,10 +18,18 @@ T magnitude(T x) {
   return x < 0 ? -x : x;
 }
 
+// x . y, padding included, which is zero in all that lives here.
+template <class T>
+T inner(const T* x, const T* y, int64_t n) {
+  Vec<T> sums{};
+  for (int64_t c = 0; c < n; c += kLanes<T>) sums += load(x + c) * load(y + c);
+  return horizontal_sum<T>(sums);
+}
+
 // Euclidean. Where the squares leave the range of numbers, those of x over its largest entry do not.
 template <class T>
 T norm(const T* x, int64_t n) {
-  const T square = dot(x, x, n), huge = sizeof(T) == sizeof(float) ? static_cast<T>(1e30) : static_cast<T>(1e300);
+  const T square = inner(x, x, n), huge = sizeof(T) == sizeof(float) ? static_cast<T>(1e30) : static_cast<T>(1e300);
   if (square > 1 / huge && square < huge) return square_root(square);
   T most = 0, sum = 0;
   for (int64_t i = 0; i < n; ++i) most = magnitude(x[i]) > most ? magnitude(x[i]) : most;
@@ -112,7 +120,7 @@ void solve_krylov(const Krylov<T>& krylov, const int32_t* slots, int64_t count, 
       typename Krylov<T>::Small& small = krylov.small[slot];
       T* const w = image.row(i);
       for (int64_t k = 0; k <= j; ++k) {
-        const T part = dot(w, krylov.direction(slot, k), n);
+        const T part = inner(w, krylov.direction(slot, k), n);
         small.triangle[j][k] = part;
         add_scaled(w, -part, krylov.direction(slot, k), n);
       }
