@@ -11,7 +11,8 @@
 #pragma once
 #include <type_traits>
 
-#include "chain.h"
+#include "layout.h"
+#include "parameters.h"
 #include "precision.h"
 
 namespace hamiltorch {
@@ -57,10 +58,10 @@ class Engine {
   using Two = Pair<Real>;
   static constexpr int kColumns = 8 * kRight, kPairs = kColumns / 2;
 
-  HAMILTORCH_DEVICE Engine(Team& team, const Chain<Real>& chain, const Layout& layout)
-      : team(team), chain(chain), layout(layout), shared_(team.template shared<Real>()) {
+  HAMILTORCH_DEVICE Engine(Team& team, const Parameters<Real>& parameters, const Layout& layout)
+      : team(team), parameters(parameters), layout(layout), shared_(team.template shared<Real>()) {
     const int64_t member = static_cast<int64_t>(team.index()) * layout.members + team.rank();
-    vectors_ = layout.vectors_global ? chain.vectors + member * layout.vectors_size : shared_ + layout.vectors;
+    vectors_ = layout.vectors_global ? parameters.vectors + member * layout.vectors_size : shared_ + layout.vectors;
     load_weights();
     team.sync_team();
   }
@@ -78,6 +79,8 @@ class Engine {
   HAMILTORCH_DEVICE Real* terms() const { return vectors_ + layout.terms; }
   HAMILTORCH_DEVICE Real* scratch() const { return shared_ + layout.partials; }
   HAMILTORCH_DEVICE Real* state(int index) const { return vectors_ + layout.states + index * layout.state_size; }
+
+  HAMILTORCH_DEVICE Real* more() const { return vectors_ + layout.more; }
 
   // All (row, pair) of this member's rows of a layer, padding included.
   template <class Body>
@@ -97,6 +100,10 @@ class Engine {
     Real* const to = Team::kAlone ? half(0, next()) : shared_ + layout.local;
     store_two(to + row * layout.stride + 2 * pair, value);
   }
+  HAMILTORCH_DEVICE void publish_one_to_self(int row, int column, Real value) const {
+    Real* const to = Team::kAlone ? half(0, next()) : shared_ + layout.local;
+    to[row * layout.stride + column] = value;
+  }
   HAMILTORCH_DEVICE void share() {
     team.sync_team();
     current_ = next();
@@ -109,7 +116,7 @@ class Engine {
   // Own rows of W x, x gathered.
   template <class Sink>
   HAMILTORCH_DEVICE void dense(int matrix, Sink sink) {
-    const int layer = layout.rows_layer(matrix), from = layout.columns_layer(matrix), rank = team.rank();
+    const int layer = layout.rows_of[matrix], from = layout.columns_of[matrix], rank = team.rank();
     const int begin = layout.begin(layer, rank);
     multiply<false>(matrix, begin, layout.count(layer, rank), 0, layout.tiles[from], gathered(), true,
                     [&](int tile, int row, int pair, Two value) { sink((tile - begin) * kTile + row, pair, value); });
@@ -118,7 +125,7 @@ class Engine {
   // Own rows of W^T y; `y` holds this member's own rows.
   template <class Sink>
   HAMILTORCH_DEVICE void transposed(int matrix, const Real* y, Sink sink) {
-    const int layer = layout.rows_layer(matrix), to = layout.columns_layer(matrix), rank = team.rank();
+    const int layer = layout.rows_of[matrix], to = layout.columns_of[matrix], rank = team.rank();
     const int begin = layout.begin(layer, rank), count = layout.count(layer, rank);
     if constexpr (Team::kAlone) {
       multiply<true>(matrix, 0, layout.tiles[to], begin, count, y, true,
@@ -142,7 +149,7 @@ class Engine {
   }
 
   Team& team;
-  const Chain<Real>& chain;
+  const Parameters<Real>& parameters;
   const Layout& layout;
 
  private:
@@ -155,7 +162,7 @@ class Engine {
     const int offset = which * layout.half_size;
     if constexpr (Team::kGlobalExchange) {
       const int64_t at = static_cast<int64_t>(team.index()) * layout.members + member;
-      return chain.exchange + at * layout.halves * layout.half_size + offset;
+      return parameters.exchange + at * layout.halves * layout.half_size + offset;
     } else {
       Real* const own = shared_ + layout.exchange + offset;
       if constexpr (!Team::kAlone)
@@ -166,25 +173,25 @@ class Engine {
 
   HAMILTORCH_DEVICE void load_weights() const {
     if (layout.weights == Weights::kPackedGlobal) return;
-    for (int matrix = 0; matrix < layout.hidden; ++matrix) {
+    for (int matrix = 0; matrix < layout.matrices; ++matrix) {
       Real* const slice = shared_ + layout.slices[matrix];
       if constexpr (Source::kPacked) {
         const int count = static_cast<int>(layout.units(matrix)) * kDepths * 32;
         Packed* const to = reinterpret_cast<Packed*>(slice);
         for (int i = team.thread(); i < count; i += kThreads) {
-          to[i] = static_cast<const Packed*>(chain.packed[matrix])[i];
-          to[count + i] = static_cast<const Packed*>(chain.packed_transposed[matrix])[i];
+          to[i] = static_cast<const Packed*>(parameters.packed[matrix])[i];
+          to[count + i] = static_cast<const Packed*>(parameters.packed_transposed[matrix])[i];
         }
       } else {
-        const int layer = layout.rows_layer(matrix), rank = team.rank();
-        const int height = layout.widths[layer], width = layout.widths[layout.columns_layer(matrix)];
+        const int layer = layout.rows_of[matrix], rank = team.rank();
+        const int height = layout.widths[layer], width = layout.widths[layout.columns_of[matrix]];
         const int first = layout.begin(layer, rank) * kTile, rows = layout.count(layer, rank) * kTile;
         const int stride = layout.slice_stride(matrix);
         for (int i = team.thread(); i < rows * stride; i += kThreads) {
           const int row = i / stride, column = i % stride;
           const bool inside = first + row < height && column < width;
           slice[row * stride + swizzled(row, column)] =
-              inside ? chain.weights[matrix][static_cast<int64_t>(first + row) * width + column] : Real(0);
+              inside ? parameters.weights[matrix][static_cast<int64_t>(first + row) * width + column] : Real(0);
         }
       }
     }
@@ -198,14 +205,14 @@ class Engine {
     // Tiles from `end` on do not exist: the last one stands in for them, and its sum is not used.
     HAMILTORCH_DEVICE PackedCursor(const Engine& engine, int matrix, int m, int end, int k_first) {
       const Layout& layout = engine.layout;
-      const int k_tiles = layout.tiles[kTransposed ? layout.rows_layer(matrix) : layout.columns_layer(matrix)];
+      const int k_tiles = layout.tiles[kTransposed ? layout.rows_of[matrix] : layout.columns_of[matrix]];
       const Packed* from;
       if (layout.weights == Weights::kPackedShared) {
         from = reinterpret_cast<const Packed*>(engine.shared_ + layout.slices[matrix]) +
                (kTransposed ? layout.units(matrix) * (kDepths * 32) : 0);
       } else {
-        from = static_cast<const Packed*>(kTransposed ? engine.chain.packed_transposed[matrix]
-                                                      : engine.chain.packed[matrix]);
+        from = static_cast<const Packed*>(kTransposed ? engine.parameters.packed_transposed[matrix]
+                                                      : engine.parameters.packed[matrix]);
       }
       HAMILTORCH_UNROLL
       for (int i = 0; i < kLeft; ++i) {
@@ -225,7 +232,7 @@ class Engine {
     HAMILTORCH_DEVICE RowMajorCursor(const Engine& engine, int matrix, int m, int end, int k_first) {
       const Layout& layout = engine.layout;
       const int g = engine.team.lane() >> 2, t = engine.team.lane() & 3;
-      const int first = layout.begin(layout.rows_layer(matrix), engine.team.rank()) * kTile;
+      const int first = layout.begin(layout.rows_of[matrix], engine.team.rank()) * kTile;
       const Real* const slice = engine.shared_ + layout.slices[matrix];
       const int stride = layout.slice_stride(matrix);
       HAMILTORCH_UNROLL
