@@ -50,7 +50,7 @@ def values_and_gradients(L, arguments, steps, backend, **options):
     """Trajectory, status, and the gradients of a random weighting of the trajectory, by name."""
     leaves = {name: v.detach().clone().requires_grad_() for name, v in arguments.items() if v is not None}
     q, info = roll(L, {**arguments, **leaves}, steps, backend, **options)
-    weights = torch.randn(q.shape, generator=torch.Generator().manual_seed(1), dtype=F64).to(q.dtype)
+    weights = torch.randn(q.shape, generator=torch.Generator().manual_seed(1), dtype=F64).to(q)
     wanted = {**leaves, **dict(L.named_parameters())}
     found = torch.autograd.grad((q * weights).sum(), list(wanted.values()), allow_unused=True)
     gradients = {

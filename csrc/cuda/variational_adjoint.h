@@ -11,7 +11,7 @@ class DelAdjoint {
   using Real = typename Engine::Real;
 
   HAMILTORCH_DEVICE DelAdjoint(Engine& engine, const DelTask<Real>& task, const DelAdjointArrays<Real>& arrays)
-      : block_(engine, task), task_(task), arrays_(arrays), column_(block_.column) {}
+      : block_(engine, task), task_(task), arrays_(arrays) {}
 
   HAMILTORCH_DEVICE void run() {
     Engine& engine = block_.engine;
@@ -37,14 +37,14 @@ class DelAdjoint {
     const int dim = block_.dim;
     const int64_t sample = first + engine.team.warp(), steps = task_.steps;
     const bool inside = sample < task_.batch;
-    column_.for_rows([&](int row) { vector(kNext)[row] = vector(kOnX)[row] = 0; });
+    block_.column.for_rows([&](int row) { vector(kNext)[row] = vector(kOnX)[row] = 0; });
     block_.broyden.forget();
     bool later_converged = true;
     // Last comes the interval (q0, q1), which ends no step.
     for (int64_t k = steps - 1; k >= -1; --k) {
       const bool converged = inside && (k < 0 || arrays_.converged[sample * steps + k]);
       const Real* const points = arrays_.trajectory + (sample * (steps + 2) + k + 1) * dim;
-      column_.for_rows([&](int row) {
+      block_.column.for_rows([&](int row) {
         vector(kX)[row] = inside ? points[row] : Real(0);
         vector(kY)[row] = inside ? points[dim + row] : Real(0);
         vector(kRight)[row] = inside && k >= 0 ? arrays_.grad_trajectory[(sample * steps + k) * dim + row] : Real(0);
@@ -54,7 +54,7 @@ class DelAdjoint {
       evaluate_curvature(engine, block_.by_y);
       solve(k >= 0 && converged);
       if (inside && k >= 0)
-        column_.for_rows(
+        block_.column.for_rows(
             [&](int row) { arrays_.multipliers[(sample * steps + k) * dim + row] = vector(kMultiplier)[row]; });
       // After a failure all multipliers are zero; what the network made of them there need not be.
       leave_on_x(k >= 0 ? converged : later_converged);
@@ -62,7 +62,7 @@ class DelAdjoint {
     }
     if (!inside) return;
     Real* const start = arrays_.grad_start + sample * 2 * dim;
-    column_.for_rows([&](int row) {
+    block_.column.for_rows([&](int row) {
       start[row] = later_converged ? -vector(kOnX)[row] : Real(0);
       start[dim + row] = later_converged ? vector(kRight)[row] : Real(0);
     });
@@ -106,7 +106,7 @@ class DelAdjoint {
   HAMILTORCH_DEVICE void go_on(bool wanted) {
     switch (phase_) {
       case Phase::kSpread:
-        column_.for_rows([&](int row) {
+        block_.column.for_rows([&](int row) {
           const Real kinetic = task_.kinetic[row] - task_.friction[row];
           vector(kRight)[row] -= vector(kOnX)[row] + kinetic * vector(kNext)[row] + block_.dt * vector(kOut)[row];
           vector(kLater)[row] = vector(kImage)[row];
@@ -117,7 +117,7 @@ class DelAdjoint {
       case Phase::kSolve:
         return take_product();
       case Phase::kOwn:
-        column_.for_rows([&](int row) { vector(kOwn)[row] = vector(kImage)[row]; });
+        block_.column.for_rows([&](int row) { vector(kOwn)[row] = vector(kImage)[row]; });
         phase_ = Phase::kDone;
         return;
       case Phase::kDone:
@@ -126,9 +126,9 @@ class DelAdjoint {
   }
 
   HAMILTORCH_DEVICE void begin(bool wanted) {
-    whole_ = length_ = column_.norm(vector(kRight));
+    whole_ = length_ = block_.column.norm(vector(kRight));
     const bool finite = length_ < static_cast<Real>(INFINITY);
-    column_.for_rows([&](int row) {
+    block_.column.for_rows([&](int row) {
       // There is no solution for what is not finite.
       vector(kMultiplier)[row] = wanted && !finite ? static_cast<Real>(NAN) : Real(0);
       vector(kOwn)[row] = 0;
@@ -143,14 +143,14 @@ class DelAdjoint {
   }
 
   HAMILTORCH_DEVICE void take_quick_step() {
-    column_.for_rows([&](int row) {
+    block_.column.for_rows([&](int row) {
       const Real step = vector(kStep)[row];
       vector(kMultiplier)[row] += step;
       vector(kOwn)[row] += vector(kImage)[row];
       vector(kLeft)[row] += task_.diagonal[row] * step + block_.dt * vector(kOut)[row];
     });
     const Real before = length_;
-    length_ = column_.norm(vector(kLeft));
+    length_ = block_.column.norm(vector(kLeft));
     const bool falls = length_ <= static_cast<Real>(kQuickly) * before;
     if (falls) block_.broyden.learn(vector(kLeft), vector(kStep), vector(kOut));
     if (length_ <= (falls ? 4 : 32) * kEpsilon<Real> *
@@ -167,19 +167,19 @@ class DelAdjoint {
   HAMILTORCH_DEVICE void take_product() {
     Krylov<Real>& krylov = block_.krylov;
     Real* const out = vector(kOut);
-    column_.for_rows([&](int row) { out[row] = krylov.wanted()[row] + block_.dt * out[row]; });
+    block_.column.for_rows([&](int row) { out[row] = krylov.wanted()[row] + block_.dt * out[row]; });
     krylov.take(out);
     if (krylov.open()) return;
     // What cannot be solved is held to be singular, and the step a constant.
     const bool solved = krylov.left() <= static_cast<Real>(kLeastForcing) * whole_;
-    column_.for_rows(
+    block_.column.for_rows(
         [&](int row) { vector(kMultiplier)[row] = solved ? vector(kMultiplier)[row] * task_.inverse[row] : Real(0); });
     phase_ = Phase::kOwn;
   }
 
   // kOnX and kNext of the interval just passed.
   HAMILTORCH_DEVICE void leave_on_x(bool converged) {
-    column_.for_rows([&](int row) {
+    block_.column.for_rows([&](int row) {
       const Real own = vector(kMultiplier)[row], later = vector(kNext)[row];
       const Real local = task_.kinetic[row] * (own - later) + task_.friction[row] * (own + later);
       const Real learned = vector(kOwn)[row] + vector(kLater)[row];
@@ -191,7 +191,6 @@ class DelAdjoint {
   DelBlock<Engine> block_;
   const DelTask<Real>& task_;
   const DelAdjointArrays<Real>& arrays_;
-  const Column<Real>& column_;
   // Of the sample.
   Phase phase_ = Phase::kDone;
   Real whole_ = 0, length_ = 0;  // of its system's right side, and of what is left of that

@@ -11,7 +11,7 @@ class DelForward {
   using Real = typename Engine::Real;
 
   HAMILTORCH_DEVICE DelForward(Engine& engine, const DelTask<Real>& task, const DelArrays<Real>& arrays)
-      : block_(engine, task), task_(task), arrays_(arrays), column_(block_.column) {}
+      : block_(engine, task), task_(task), arrays_(arrays) {}
 
   HAMILTORCH_DEVICE void run() {
     Engine& engine = block_.engine;
@@ -38,7 +38,7 @@ class DelForward {
     const int64_t sample = first + block_.engine.team.warp(), points = task_.steps + 2;
     const bool inside = sample < task_.batch;
     Real* const trajectory = arrays_.trajectory + sample * points * block_.dim;
-    column_.for_rows([&](int row) {
+    block_.column.for_rows([&](int row) {
       vector(kX)[row] = inside ? arrays_.q0[sample * block_.dim + row] : Real(0);
       vector(kY)[row] = inside ? arrays_.q1[sample * block_.dim + row] : Real(0);
       vector(kTried)[row] = vector(kY)[row];
@@ -57,8 +57,8 @@ class DelForward {
       solve();
       if (k < 0 || !inside) continue;
       alive = alive && (error_ <= task_.tolerance || settled_);
-      column_.for_rows([&](int row) { trajectory[(k + 2) * block_.dim + row] = vector(kY)[row]; });
-      if (!column_.leads()) continue;
+      block_.column.for_rows([&](int row) { trajectory[(k + 2) * block_.dim + row] = vector(kY)[row]; });
+      if (!block_.column.leads()) continue;
       const int64_t at = sample * task_.steps + k;
       arrays_.converged[at] = alive;
       arrays_.iterations[at] = iterations_;
@@ -76,7 +76,7 @@ class DelForward {
     engine.settle();
     engine.transposed(block_.by_y, engine.own_rows(), block_.to(kOut));
     engine.team.sync_block();
-    column_.for_rows([&](int row) {
+    block_.column.for_rows([&](int row) {
       const Real x = vector(kX)[row], y = vector(kY)[row];
       const Real carried = (task_.kinetic[row] - task_.friction[row]) * (y - x) + block_.dt * vector(kOut)[row];
       vector(kCarried)[row] = impulse && inside ? carried + impulse[row] : carried;
@@ -108,19 +108,19 @@ class DelForward {
     }
     if (phase_ == Phase::kReturn) return begin_newton();
     Real* const tried_residual = vector(kOut);
-    column_.for_rows([&](int row) {
+    block_.column.for_rows([&](int row) {
       const Real change = vector(kTried)[row] - vector(kX)[row];
       tried_residual[row] = vector(kCarried)[row] + task_.diagonal[row] * change + block_.dt * tried_residual[row];
     });
-    const Real length = column_.norm(tried_residual);
+    const Real length = block_.column.norm(tried_residual);
     if (phase_ == Phase::kBegin) {
-      scale_ = 1 + column_.largest(vector(kCarried));
+      scale_ = 1 + block_.column.largest(vector(kCarried));
       iterations_ = 0;
       settled_ = false;
       take_tried(length);
       if (!open()) return finish();
       block_.broyden.make_room();
-      column_.for_rows([&](int row) { vector(kStep)[row] = -vector(kResidual)[row]; });
+      block_.column.for_rows([&](int row) { vector(kStep)[row] = -vector(kResidual)[row]; });
       block_.broyden.multiply_inverse(vector(kStep));
       begin_quick();
     } else if (phase_ == Phase::kQuick) {
@@ -151,19 +151,19 @@ class DelForward {
   // The point that was tried becomes the sample's.
   HAMILTORCH_DEVICE void take_tried(Real length) {
     length_ = length;
-    column_.for_rows([&](int row) {
+    block_.column.for_rows([&](int row) {
       vector(kY)[row] = vector(kTried)[row];
       vector(kResidual)[row] = vector(kOut)[row];
     });
-    error_ = column_.largest(vector(kResidual)) / scale_;
+    error_ = block_.column.largest(vector(kResidual)) / scale_;
   }
   // What was tried is left; the network is evaluated where the sample is.
   HAMILTORCH_DEVICE void go_back(Phase phase) {
-    column_.for_rows([&](int row) { vector(kTried)[row] = vector(kY)[row]; });
+    block_.column.for_rows([&](int row) { vector(kTried)[row] = vector(kY)[row]; });
     phase_ = phase;
   }
   HAMILTORCH_DEVICE void try_step() {
-    column_.for_rows([&](int row) { vector(kTried)[row] = vector(kY)[row] + part_ * vector(kStep)[row]; });
+    block_.column.for_rows([&](int row) { vector(kTried)[row] = vector(kY)[row] + part_ * vector(kStep)[row]; });
   }
 
   HAMILTORCH_DEVICE bool count() {
@@ -197,15 +197,15 @@ class DelForward {
       engine.transposed(block_.by_x, engine.own_rows(), block_.to(kOut));
       engine.team.sync_block();
       if (!krylov.open()) continue;
-      column_.for_rows([&](int row) { out[row] = krylov.wanted()[row] + block_.dt * out[row]; });
+      block_.column.for_rows([&](int row) { out[row] = krylov.wanted()[row] + block_.dt * out[row]; });
       krylov.take(out);
     }
     if (!mine) return;
-    column_.for_rows([&](int row) { vector(kStep)[row] *= -task_.inverse[row]; });
-    const Real longest = column_.largest(vector(kStep));
+    block_.column.for_rows([&](int row) { vector(kStep)[row] *= -task_.inverse[row]; });
+    const Real longest = block_.column.largest(vector(kStep));
     // Of a system that is not solved the step may still lead downhill, but it says nothing of its length.
     settled_ = krylov.left() <= static_cast<Real>(kMostForcing) * length_ && error_ < static_cast<Real>(INFINITY) &&
-               longest <= kRoundings * kEpsilon<Real> * column_.largest(vector(kY));
+               longest <= kRoundings * kEpsilon<Real> * block_.column.largest(vector(kY));
     if (!(longest < static_cast<Real>(INFINITY))) return finish();
     part_ = 1;
     halvings_ = 0;
@@ -216,7 +216,6 @@ class DelForward {
   DelBlock<Engine> block_;
   const DelTask<Real>& task_;
   const DelArrays<Real>& arrays_;
-  const Column<Real>& column_;
   // Of the sample.
   Phase phase_ = Phase::kDone;
   Real scale_ = 1, error_ = 0, length_ = 0, part_ = 1;
