@@ -170,8 +170,8 @@ class DelAdjoint {
     block_.column.for_rows([&](int row) { out[row] = krylov.wanted()[row] + block_.dt * out[row]; });
     krylov.take(out);
     if (krylov.open()) return;
-    // What cannot be solved is held to be singular, and the step a constant.
-    const bool solved = krylov.left() <= static_cast<Real>(kLeastForcing) * whole_;
+    // What is not solved to half the digits is held to be singular, and the step a constant.
+    const bool solved = krylov.left() <= sqrt(kEpsilon<Real>) * whole_;
     block_.column.for_rows(
         [&](int row) { vector(kMultiplier)[row] = solved ? vector(kMultiplier)[row] * task_.inverse[row] : Real(0); });
     phase_ = Phase::kOwn;
