@@ -9,7 +9,8 @@ namespace hamiltorch {
 
 template <class Engine>
 HAMILTORCH_DEVICE typename Engine::Real* kept_at(Engine& engine, Kept which, int layer, int row, int pair) {
-  return engine.kept(layer) + which * engine.layout.kept_size[layer] + row * Engine::kColumns + 2 * pair;
+  const int rows = engine.layout.tiles[layer] * kTile;
+  return engine.kept(layer) + (which * rows + row) * Engine::kColumns + 2 * pair;
 }
 template <class Engine>
 HAMILTORCH_DEVICE typename Engine::Real* first_layer_at(Engine& engine, FirstLayer which, int row, int pair) {
@@ -26,7 +27,7 @@ template <class Engine>
 HAMILTORCH_DEVICE void evaluate_curvature(Engine& engine, int matrix) {
   using Two = typename Engine::Two;
   using Real = typename Engine::Real;
-  const Layout& layout = engine.layout;
+  const StateLayout& layout = engine.layout;
   const auto& parameters = engine.parameters;
   const int top = layout.hidden - 1;
   const auto leave_delta = [&](int layer, int row, int pair, Two delta) {

@@ -51,14 +51,14 @@ struct PackedSource {
   static constexpr bool kPacked = true;
 };
 
-template <class Team, class Math, class Source, int kRight, int kLeft>
+template <class Team, class Math, class Source, int kRight, int kLeft, class LayoutType = Layout>
 class Engine {
  public:
   using Real = typename Math::Real;
   using Two = Pair<Real>;
   static constexpr int kColumns = 8 * kRight, kPairs = kColumns / 2;
 
-  HAMILTORCH_DEVICE Engine(Team& team, const Parameters<Real>& parameters, const Layout& layout)
+  HAMILTORCH_DEVICE Engine(Team& team, const Parameters<Real>& parameters, const LayoutType& layout)
       : team(team), parameters(parameters), layout(layout), shared_(team.template shared<Real>()) {
     const int64_t member = static_cast<int64_t>(team.index()) * layout.members + team.rank();
     vectors_ = layout.vectors_global ? parameters.vectors + member * layout.vectors_size : shared_ + layout.vectors;
@@ -116,7 +116,7 @@ class Engine {
   // Own rows of W x, x gathered.
   template <class Sink>
   HAMILTORCH_DEVICE void dense(int matrix, Sink sink) {
-    const int layer = layout.rows_of[matrix], from = layout.columns_of[matrix], rank = team.rank();
+    const int layer = layout.rows_layer(matrix), from = layout.columns_layer(matrix), rank = team.rank();
     const int begin = layout.begin(layer, rank);
     multiply<false>(matrix, begin, layout.count(layer, rank), 0, layout.tiles[from], gathered(), true,
                     [&](int tile, int row, int pair, Two value) { sink((tile - begin) * kTile + row, pair, value); });
@@ -125,7 +125,7 @@ class Engine {
   // Own rows of W^T y; `y` holds this member's own rows.
   template <class Sink>
   HAMILTORCH_DEVICE void transposed(int matrix, const Real* y, Sink sink) {
-    const int layer = layout.rows_of[matrix], to = layout.columns_of[matrix], rank = team.rank();
+    const int layer = layout.rows_layer(matrix), to = layout.columns_layer(matrix), rank = team.rank();
     const int begin = layout.begin(layer, rank), count = layout.count(layer, rank);
     if constexpr (Team::kAlone) {
       multiply<true>(matrix, 0, layout.tiles[to], begin, count, y, true,
@@ -150,7 +150,7 @@ class Engine {
 
   Team& team;
   const Parameters<Real>& parameters;
-  const Layout& layout;
+  const LayoutType& layout;
 
  private:
   using Packed = typename Math::Packed;
@@ -173,7 +173,7 @@ class Engine {
 
   HAMILTORCH_DEVICE void load_weights() const {
     if (layout.weights == Weights::kPackedGlobal) return;
-    for (int matrix = 0; matrix < layout.matrices; ++matrix) {
+    for (int matrix = 0; matrix < layout.matrices(); ++matrix) {
       Real* const slice = shared_ + layout.slices[matrix];
       if constexpr (Source::kPacked) {
         const int count = static_cast<int>(layout.units(matrix)) * kDepths * 32;
@@ -183,8 +183,8 @@ class Engine {
           to[count + i] = static_cast<const Packed*>(parameters.packed_transposed[matrix])[i];
         }
       } else {
-        const int layer = layout.rows_of[matrix], rank = team.rank();
-        const int height = layout.widths[layer], width = layout.widths[layout.columns_of[matrix]];
+        const int layer = layout.rows_layer(matrix), rank = team.rank();
+        const int height = layout.widths[layer], width = layout.widths[layout.columns_layer(matrix)];
         const int first = layout.begin(layer, rank) * kTile, rows = layout.count(layer, rank) * kTile;
         const int stride = layout.slice_stride(matrix);
         for (int i = team.thread(); i < rows * stride; i += kThreads) {
@@ -204,8 +204,8 @@ class Engine {
    public:
     // Tiles from `end` on do not exist: the last one stands in for them, and its sum is not used.
     HAMILTORCH_DEVICE PackedCursor(const Engine& engine, int matrix, int m, int end, int k_first) {
-      const Layout& layout = engine.layout;
-      const int k_tiles = layout.tiles[kTransposed ? layout.rows_of[matrix] : layout.columns_of[matrix]];
+      const LayoutType& layout = engine.layout;
+      const int k_tiles = layout.tiles[kTransposed ? layout.rows_layer(matrix) : layout.columns_layer(matrix)];
       const Packed* from;
       if (layout.weights == Weights::kPackedShared) {
         from = reinterpret_cast<const Packed*>(engine.shared_ + layout.slices[matrix]) +
@@ -230,9 +230,9 @@ class Engine {
   class RowMajorCursor {
    public:
     HAMILTORCH_DEVICE RowMajorCursor(const Engine& engine, int matrix, int m, int end, int k_first) {
-      const Layout& layout = engine.layout;
+      const LayoutType& layout = engine.layout;
       const int g = engine.team.lane() >> 2, t = engine.team.lane() & 3;
-      const int first = layout.begin(layout.rows_of[matrix], engine.team.rank()) * kTile;
+      const int first = layout.begin(layout.rows_layer(matrix), engine.team.rank()) * kTile;
       const Real* const slice = engine.shared_ + layout.slices[matrix];
       const int stride = layout.slice_stride(matrix);
       HAMILTORCH_UNROLL

@@ -37,13 +37,13 @@ struct Shape {
   HAMILTORCH_HOST_DEVICE int columns() const { return 8 * right; }
 };
 
-struct Layout {
-  int hidden;  // layers; one more, where there is a layer of states that two matrices join to the first
-  int layers, widths[kMostHidden];
-  int matrices, rows_of[kMostHidden], columns_of[kMostHidden];  // the layers that a matrix joins
-  int tiles[kMostHidden];                                       // row tiles of a layer
-  int each[kMostHidden];  // those that every member has room for; the last members may have fewer, or none
-  int members;            // blocks of a team
+// With states: a layer of them stands after the hidden ones, and two matrices join it to layer 0.
+template <bool kStates>
+struct BasicLayout {
+  int hidden, widths[kMostHidden];
+  int tiles[kMostHidden];  // row tiles of a layer
+  int each[kMostHidden];   // those that every member has room for; the last members may have fewer, or none
+  int members;             // blocks of a team
   int columns;
   int stride;  // of activation buffers
   int halves;  // activation buffers a member owns: 2, or 1 where a product's result replaces its input
@@ -60,8 +60,8 @@ struct Layout {
   int shared_size;
   bool fits;  // whether 32 bits can count all of this
   // Offsets in the vectors.
-  int kept[kMostHidden], kept_size[kMostHidden];  // [each * 16][columns]: what the way back through a layer needs
-  int terms;                                      // [each * 16][columns] of the last layer: the energy's sum
+  int kept[kMostHidden];  // [each * 16][columns]: what the way back through a layer needs
+  int terms;              // [each * 16][columns] of the last layer: the energy's sum
   int states, state_size;
   int more;  // what else the algorithm has
 
@@ -70,14 +70,25 @@ struct Layout {
     return first < all ? first : all;
   }
   HAMILTORCH_HOST_DEVICE int count(int layer, int rank) const { return begin(layer, rank + 1) - begin(layer, rank); }
+  // Matrix l joins layer l - 1 to layer l. Matrix 0 joins layer 0 to itself or to the states; with those there is one
+  // matrix more, which joins them to layer 0 as well.
+  HAMILTORCH_HOST_DEVICE int layers() const { return hidden + (kStates ? 1 : 0); }
+  HAMILTORCH_HOST_DEVICE int matrices() const { return layers(); }
+  HAMILTORCH_HOST_DEVICE int rows_layer(int matrix) const { return kStates && matrix == hidden ? 0 : matrix; }
+  HAMILTORCH_HOST_DEVICE int columns_layer(int matrix) const {
+    if (kStates) return matrix == 0 ? hidden : matrix - (matrix == hidden ? 0 : 1);
+    return matrix == 0 ? 0 : matrix - 1;
+  }
   HAMILTORCH_HOST_DEVICE int slice_stride(int matrix) const {
-    return ceil_divide(kTile * tiles[columns_of[matrix]], 32) * 32;
+    return ceil_divide(kTile * tiles[columns_layer(matrix)], 32) * 32;
   }
   // Fragments of 16 x 16 in one direction of a packed matrix.
   HAMILTORCH_HOST_DEVICE int64_t units(int matrix) const {
-    return static_cast<int64_t>(tiles[rows_of[matrix]]) * tiles[columns_of[matrix]];
+    return static_cast<int64_t>(tiles[rows_layer(matrix)]) * tiles[columns_layer(matrix)];
   }
 };
+using Layout = BasicLayout<false>;
+using StateLayout = BasicLayout<true>;
 
 // How many warps share the sum over k of one product whose result has `tiles` row tiles.
 HAMILTORCH_HOST_DEVICE inline int splits_of(int tiles, int left, int k_tiles) {
@@ -93,7 +104,7 @@ enum BackwardState { kReplayS, kReplayR, kBarS, kBarR, kTangent, kSumQ, kSumP, k
 struct LayoutRequest {
   int hidden;
   const int64_t* widths;
-  int64_t state_width;  // of a layer of states, or 0: matrix 0 then joins layer 0 to itself
+  int64_t state_width;  // of the layer of states, where there is one
   int members;
   Shape shape;
   Weights weights;
@@ -108,7 +119,8 @@ struct LayoutRequest {
   int unit_size;  // elements of one packed 16 x 16 unit
 };
 
-inline Layout make_layout(const LayoutRequest& request) {
+template <class Layout>
+Layout make_layout(const LayoutRequest& request) {
   Layout a{};
   a.hidden = request.hidden;
   a.members = request.members;
@@ -130,16 +142,8 @@ inline Layout make_layout(const LayoutRequest& request) {
     used += (size + 31) / 32 * 32;
     return narrow(offset);
   };
-  // Matrix l joins layer l - 1 to layer l. The first and the one after the last are what joins the states to layer 0.
-  const bool states = request.state_width > 0;
-  a.layers = a.matrices = a.hidden + (states ? 1 : 0);
-  for (int matrix = 0; matrix < a.matrices; ++matrix) {
-    const bool inner = matrix > 0 && matrix < a.hidden;
-    a.rows_of[matrix] = inner ? matrix : 0;
-    a.columns_of[matrix] = inner ? matrix - 1 : states ? a.hidden : 0;
-  }
   int64_t most = 0, most_each = 0;
-  for (int l = 0; l < a.layers; ++l) {
+  for (int l = 0; l < a.layers(); ++l) {
     a.widths[l] = narrow(l < a.hidden ? request.widths[l] : request.state_width);
     a.tiles[l] = tiles_of(a.widths[l]);
     a.each[l] = ceil_divide(a.tiles[l], a.members);
@@ -152,8 +156,8 @@ inline Layout make_layout(const LayoutRequest& request) {
   a.exchange = a.exchange_global ? 0 : take(int64_t{a.halves} * a.half_size);
   a.local = solo ? 0 : take(most_each * kTile * a.stride);
   int64_t partials = 2 * kThreads;  // what the block's sums need
-  for (int matrix = 0; matrix < a.matrices && !request.in_place; ++matrix) {
-    const int from = a.columns_of[matrix], to = a.rows_of[matrix];
+  for (int matrix = 0; matrix < a.matrices() && !request.in_place; ++matrix) {
+    const int from = a.columns_layer(matrix), to = a.rows_layer(matrix);
     const auto need = [&](int64_t tiles, int k_tiles) {
       const int splits = splits_of(static_cast<int>(tiles), request.shape.left, k_tiles);
       const int64_t size = splits > 1 ? splits * tiles * kTile * a.columns : 0;
@@ -170,10 +174,7 @@ inline Layout make_layout(const LayoutRequest& request) {
     vectors += a.each[layer] * kTile * columns * count;
     return narrow(offset);
   };
-  for (int l = 0; l < a.hidden; ++l) {
-    a.kept_size[l] = narrow(int64_t{a.each[l]} * kTile * a.columns);
-    a.kept[l] = keep(l, a.columns, request.kept_count);
-  }
+  for (int l = 0; l < a.hidden; ++l) a.kept[l] = keep(l, a.columns, request.kept_count);
   a.terms = keep(a.hidden - 1, a.columns, request.terms_count);
   a.state_size = narrow(int64_t{a.each[0]} * kTile * request.state_columns);
   a.states = keep(0, request.state_columns, request.state_count);
@@ -182,9 +183,9 @@ inline Layout make_layout(const LayoutRequest& request) {
   a.vectors_size = narrow(vectors);
   a.vectors = a.vectors_global ? 0 : take(vectors);
 
-  for (int matrix = 0; matrix < a.matrices; ++matrix) {
+  for (int matrix = 0; matrix < a.matrices(); ++matrix) {
     if (a.weights == Weights::kShared)
-      a.slices[matrix] = take(int64_t{a.each[a.rows_of[matrix]]} * kTile * a.slice_stride(matrix));
+      a.slices[matrix] = take(int64_t{a.each[a.rows_layer(matrix)]} * kTile * a.slice_stride(matrix));
     if (a.weights == Weights::kPackedShared) a.slices[matrix] = take(2 * a.units(matrix) * request.unit_size);
   }
   a.shared_size = narrow(used);

@@ -18,16 +18,17 @@ struct Parameters {
 };
 
 // Packed matrices lie in memory one after another, first all in one direction, then all in the other.
-inline int64_t packed_bytes(const Layout& layout, int64_t unit_bytes) {
+template <class Layout>
+int64_t packed_bytes(const Layout& layout, int64_t unit_bytes) {
   int64_t units = 0;
-  for (int matrix = 0; matrix < layout.matrices; ++matrix) units += 2 * layout.units(matrix);
+  for (int matrix = 0; matrix < layout.matrices(); ++matrix) units += 2 * layout.units(matrix);
   return units * unit_bytes;
 }
-template <class T>
+template <class T, class Layout>
 void place_packed(const Layout& layout, int64_t unit_bytes, const char* memory, Parameters<T>* parameters) {
   const char* forward = memory;
   const char* transposed = memory + packed_bytes(layout, unit_bytes) / 2;
-  for (int matrix = 0; matrix < layout.matrices; ++matrix) {
+  for (int matrix = 0; matrix < layout.matrices(); ++matrix) {
     parameters->packed[matrix] = forward;
     parameters->packed_transposed[matrix] = transposed;
     forward += layout.units(matrix) * unit_bytes;

@@ -60,7 +60,7 @@ double predict(const CudaPlan& plan, const ChainSize& size) {
   const bool from_shared = plan.weights != static_cast<int>(Weights::kPackedGlobal);
   double product_time[kMostHidden];
   for (int matrix = 0; matrix < layout.hidden; ++matrix) {
-    const double elements = 256.0 * layout.each[layout.rows_of[matrix]] * layout.tiles[layout.columns_of[matrix]];
+    const double elements = 256.0 * layout.each[layout.rows_layer(matrix)] * layout.tiles[layout.columns_layer(matrix)];
     const double bytes = elements * static_cast<double>(unit_bytes(plan.precision)) / 256;
     const double load = bytes / (from_shared ? kSharedBytes : kGlobalBytes);
     const double right = elements * columns * element_size(plan) / (16.0 * left_of(plan.right)) / kSharedBytes;
@@ -115,7 +115,7 @@ Layout layout_of(const CudaPlan& plan, const ChainSize& size) {
   request.state_count = size.adjoint ? kBackwardStates + static_cast<int>(size.moves.size()) : kForwardStates;
   request.state_columns = samples_of(plan, size);
   request.unit_size = unit_size(plan);
-  return make_layout(request);
+  return make_layout<Layout>(request);
 }
 
 WorkspaceParts workspace_parts(const CudaPlan& plan, const ChainSize& size) {

@@ -20,7 +20,7 @@ __device__ __forceinline__ void walk(Engine& engine, const DelTask<T>& task, con
 template <class T, class Arrays>
 __global__ void __launch_bounds__(kThreads, 1)
     del_kernel(const __grid_constant__ DelTask<T> task, const __grid_constant__ Arrays arrays,
-               const __grid_constant__ Layout layout) {
+               const __grid_constant__ StateLayout layout) {
   SoloTeam team;
   DelEngine<SoloTeam, T> engine(team, task, layout);
   walk(engine, task, arrays);
@@ -30,7 +30,7 @@ template <class T, class Arrays>
 cudaError_t launch(const CudaDelPlan& plan, const CudaDelRollout<T>& rollout, const Arrays& arrays, void* workspace,
                    int device, cudaStream_t stream) {
   if (const cudaError_t error = cudaSetDevice(device)) return error;
-  const Layout layout = del_layout(plan, del_size(rollout));
+  const StateLayout layout = del_layout(plan, del_size(rollout));
   const DelTask<T> task = make_del_task(plan, rollout, layout, workspace);
   if (const cudaError_t error = launch_pack<typename DelMath<T>::Type>(task, layout, stream)) return error;
   int most_shared_bytes = 0;

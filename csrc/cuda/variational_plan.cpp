@@ -17,7 +17,7 @@ int64_t unit_bytes(const CudaDelSize& size) {
 
 }  // namespace
 
-Layout del_layout(const CudaDelPlan& plan, const CudaDelSize& size) {
+StateLayout del_layout(const CudaDelPlan& plan, const CudaDelSize& size) {
   LayoutRequest request{};
   request.hidden = static_cast<int>(size.widths.size());
   request.widths = size.widths.data();
@@ -32,11 +32,11 @@ Layout del_layout(const CudaDelPlan& plan, const CudaDelSize& size) {
   request.state_columns = request.shape.columns();
   request.more = request.shape.columns() * del_column_size(size.dim);
   request.unit_size = 256;
-  return make_layout(request);
+  return make_layout<StateLayout>(request);
 }
 
 DelWorkspaceParts del_workspace_parts(const CudaDelPlan& plan, const CudaDelSize& size) {
-  const Layout layout = del_layout(plan, size);
+  const StateLayout layout = del_layout(plan, size);
   DelWorkspaceParts parts{};
   parts.vectors = packed_bytes(layout, unit_bytes(size));
   parts.total = parts.vectors + (plan.vectors_global ? plan.blocks * layout.vectors_size * element_size(size) : 0);
@@ -57,7 +57,7 @@ bool cuda_del_plan(const CudaDelSize& size, const GpuDescription& gpu, CudaDelPl
       const int64_t passes = (size.batch + 7) / 8;
       *plan = {static_cast<int>(weights), vectors_global,
                static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(passes, gpu.multiprocessors))), 0, 0};
-      const Layout layout = del_layout(*plan, size);
+      const StateLayout layout = del_layout(*plan, size);
       if (!layout.fits) continue;
       plan->shared_bytes = layout.shared_size * element_size(size);
       plan->workspace_bytes = del_workspace_parts(*plan, size).total;

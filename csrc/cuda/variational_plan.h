@@ -6,7 +6,7 @@
 
 namespace hamiltorch {
 
-Layout del_layout(const CudaDelPlan& plan, const CudaDelSize& size);
+StateLayout del_layout(const CudaDelPlan& plan, const CudaDelSize& size);
 
 // In bytes from the workspace's beginning.
 struct DelWorkspaceParts {

@@ -18,7 +18,7 @@ struct DelMath<double> {
 };
 
 template <class Team, class T>
-using DelEngine = Engine<Team, typename DelMath<T>::Type, PackedSource, 1, 2>;
+using DelEngine = Engine<Team, typename DelMath<T>::Type, PackedSource, 1, 2, StateLayout>;
 
 template <class T>
 CudaDelSize del_size(const CudaDelRollout<T>& rollout) {
@@ -26,7 +26,7 @@ CudaDelSize del_size(const CudaDelRollout<T>& rollout) {
 }
 
 template <class T>
-DelTask<T> make_del_task(const CudaDelPlan& plan, const CudaDelRollout<T>& rollout, const Layout& layout,
+DelTask<T> make_del_task(const CudaDelPlan& plan, const CudaDelRollout<T>& rollout, const StateLayout& layout,
                          void* workspace) {
   const DelWorkspaceParts parts = del_workspace_parts(plan, del_size(rollout));
   char* const base = static_cast<char*>(workspace);

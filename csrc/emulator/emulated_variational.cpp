@@ -14,7 +14,7 @@ int run(const CudaDelPlan& plan, const CudaDelRollout<T>& rollout, const Arrays&
         void* stream) {
   using Team = EmulatedTeam<true, false>;
   using Walked = DelEngine<Team, T>;
-  const Layout layout = del_layout(plan, del_size(rollout));
+  const StateLayout layout = del_layout(plan, del_size(rollout));
   const DelTask<T> task = make_del_task(plan, rollout, layout, workspace);
   pack<typename DelMath<T>::Type>(task, layout);
   const emulator::Launch launch = {plan.blocks, 1, kThreads, static_cast<size_t>(plan.shared_bytes),

@@ -5,10 +5,10 @@
 
 namespace hamiltorch {
 
-template <class Math>
+template <class Math, class Layout>
 void pack(const Parameters<typename Math::Real>& parameters, const Layout& layout) {
-  for (int matrix = 0; matrix < layout.matrices; ++matrix) {
-    const int rows = layout.widths[layout.rows_of[matrix]], columns = layout.widths[layout.columns_of[matrix]];
+  for (int matrix = 0; matrix < layout.matrices(); ++matrix) {
+    const int rows = layout.widths[layout.rows_layer(matrix)], columns = layout.widths[layout.columns_layer(matrix)];
     for (const bool transposed : {false, true}) {
       auto* const to = static_cast<typename Math::Packed*>(
           const_cast<void*>(transposed ? parameters.packed_transposed[matrix] : parameters.packed[matrix]));
