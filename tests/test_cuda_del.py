@@ -98,6 +98,16 @@ def test_float32(device):
         assert mine <= 2 * theirs
 
 
+@on_gpu
+def test_autocast_does_not_reach_inside(device):
+    L, arguments = problem(2, (5,), 2, 2, condition_dim=1)
+    want = run(L, arguments, 2, device, torch.float32)
+    with torch.autocast(device, torch.bfloat16):
+        got = run(L, arguments, 2, device, torch.float32)
+    assert torch.equal(got[0], want[0])
+    assert all(torch.equal(got[2][name], want[2][name]) for name in want[2])
+
+
 # --- Where things are. A device with less shared memory keeps more of them in global memory.
 
 PLACES = {
