@@ -166,18 +166,18 @@ class DelForward {
     block_.column.for_rows([&](int row) { vector(kTried)[row] = vector(kY)[row] + part_ * vector(kStep)[row]; });
   }
 
-  HAMILTORCH_DEVICE bool count() {
+  HAMILTORCH_DEVICE bool begin_iteration() {
     if (iterations_ == task_.max_iterations) return false;
     ++iterations_;
     return true;
   }
   HAMILTORCH_DEVICE void begin_quick() {
-    if (!count()) return finish();
+    if (!begin_iteration()) return finish();
     part_ = 1;
     try_step();
     phase_ = Phase::kQuick;
   }
-  HAMILTORCH_DEVICE void begin_newton() { phase_ = count() ? Phase::kNewton : Phase::kDone; }
+  HAMILTORCH_DEVICE void begin_newton() { phase_ = begin_iteration() ? Phase::kNewton : Phase::kDone; }
 
   // Newton's steps of the samples that want one, the others waiting.
   HAMILTORCH_DEVICE void find_newton_steps() {
