@@ -49,7 +49,9 @@ sanitize: $(VENV)/test
 	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/native_test && \
 	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/variational_test && \
 	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/activation_test 8009 && \
-	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/emulator_test || exit 1; \
+	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/emulator_test && \
+	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/emulator_variational_test \
+	    || exit 1; \
 	done
 
 pytest: $(VENV)/test

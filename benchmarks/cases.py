@@ -214,5 +214,6 @@ CASES = {
         ("training", "small", (32, 1024)),
         ("rollout", "small-baseline", (1, 32, 1024, 65536)),
         ("training", "small-baseline", (32, 1024)),
+        *((kind, network, (512, 8192)) for kind in KINDS for network in ("d8", "d32", "d64")),
     ),
 }

@@ -1,4 +1,5 @@
-"""Small rollouts and their adjoints through every plan of the CUDA kernels, to run under compute-sanitizer.
+"""Small rollouts and their adjoints through every plan of the CUDA kernels, for compute-sanitizer; those of
+Lagrangians by the one plan that there is.
 
 Sizes are odd, so that every tile has an edge. Each result is checked against the float64 oracle; the exit status is 1
 where one is wrong.
@@ -17,10 +18,11 @@ import plans
 import torch
 from cases import Case, make_problem
 from check import COARSER, Checker
-from peers import ours
+from peers import del_ours, ours
 
 WIDTHS = ((2, 1, 1), (6, 7, 1), (10, 33, 17, 1), (66, 100, 70, 30, 1))
 BATCHES = (1, 3, 33)
+LAGRANGIAN_WIDTHS = ((2, 7, 1), (66, 33, 17, 1))
 STEPS = 2
 
 
@@ -47,6 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
                     print(
                         f"WRONG: {case.name} {precision} {plan or ''}: {error:.1e} > {checker.allowed[precision]:.1e}"
                     )
+    for widths in LAGRANGIAN_WIDTHS:
+        case = Case(f"del_gradient/{'x'.join(map(str, widths))}/b9", "del_gradient", "lagrangian", widths, 9, STEPS)
+        problem = make_problem(case, device)
+        checker = Checker(problem)
+        error = checker.error(del_ours.del_gradient(problem)())
+        right = error <= checker.allowed["float32"]
+        runs, wrong = runs + 1, wrong + (not right)
+        if not right:
+            print(f"WRONG: {case.name} float32: {error:.1e} > {checker.allowed['float32']:.1e}")
     print(f"{runs} runs, {wrong} wrong; precisions: {', '.join(precisions) or 'none'}")
     return 1 if wrong or not runs else 0
 

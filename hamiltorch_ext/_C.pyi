@@ -4,7 +4,7 @@ Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the ca
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Chain', 'CudaPlan', 'DelRollout', 'Direct', 'Method', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'gpu_description', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'supports_bfloat16', 'use_instruction_set']
+__all__: list[str] = ['Chain', 'CudaDelPlan', 'CudaDelRollout', 'CudaPlan', 'DelRollout', 'Direct', 'Method', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'gpu_description', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'supports_bfloat16', 'use_instruction_set']
 class Method:
     """
     A method's stages: (moves, coefficient) each, as Stage in hamiltorch/rollout.h.
@@ -80,6 +80,31 @@ class DelRollout:
     """
     def __init__(self, is_double: bool, dim: typing.SupportsInt | typing.SupportsIndex, condition_dim: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activation: typing.SupportsInt | typing.SupportsIndex, weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mass: typing.SupportsInt | typing.SupportsIndex, damping: typing.SupportsInt | typing.SupportsIndex, dt: typing.SupportsFloat | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, condition: typing.SupportsInt | typing.SupportsIndex, tolerance: typing.SupportsFloat | typing.SupportsIndex, max_iterations: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+class CudaDelPlan:
+    """
+    Where the blocks of a discrete Euler-Lagrange rollout on a GPU find things.
+    """
+    @property
+    def blocks(self) -> int:
+        ...
+    @property
+    def shared_bytes(self) -> int:
+        ...
+    @property
+    def vectors_global(self) -> bool:
+        ...
+    @property
+    def weights(self) -> int:
+        ...
+    @property
+    def workspace_bytes(self) -> int:
+        ...
+class CudaDelRollout:
+    """
+    A discrete Lagrangian and the size of a rollout, as CudaDelRollout in hamiltorch/cuda_variational.h.
+    """
+    def __init__(self, is_double: bool, dim: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activation: typing.SupportsInt | typing.SupportsIndex, weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], head: typing.SupportsInt | typing.SupportsIndex, base: typing.SupportsInt | typing.SupportsIndex, base_stride: typing.SupportsInt | typing.SupportsIndex, kinetic: typing.SupportsInt | typing.SupportsIndex, friction: typing.SupportsInt | typing.SupportsIndex, diagonal: typing.SupportsInt | typing.SupportsIndex, inverse: typing.SupportsInt | typing.SupportsIndex, dt: typing.SupportsInt | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, tolerance: typing.SupportsFloat | typing.SupportsIndex, max_iterations: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
 def chain_backward(plan: CudaPlan, chain: Chain, s: typing.SupportsInt | typing.SupportsIndex, r: typing.SupportsInt | typing.SupportsIndex, u_q: typing.SupportsInt | typing.SupportsIndex, u_p: typing.SupportsInt | typing.SupportsIndex, grad_energies: typing.SupportsInt | typing.SupportsIndex, last_energy: bool, s_bar: typing.SupportsInt | typing.SupportsIndex, r_bar: typing.SupportsInt | typing.SupportsIndex, impulses: typing.SupportsInt | typing.SupportsIndex, dt_parts: typing.SupportsInt | typing.SupportsIndex, left: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], right: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], head: typing.SupportsInt | typing.SupportsIndex, workspace: typing.SupportsInt | typing.SupportsIndex, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Its adjoint; arrays as ChainBackward in hamiltorch/cuda_rollout.h.
@@ -91,6 +116,18 @@ def chain_forward(plan: CudaPlan, chain: Chain, s0: typing.SupportsInt | typing.
 def cuda() -> dict:
     """
     What the CUDA part can say: architectures built, device 0, or why there is none.
+    """
+def cuda_del_adjoint(plan: CudaDelPlan, rollout: CudaDelRollout, trajectory: typing.SupportsInt | typing.SupportsIndex, converged: typing.SupportsInt | typing.SupportsIndex, grad_trajectory: typing.SupportsInt | typing.SupportsIndex, multipliers: typing.SupportsInt | typing.SupportsIndex, grad_start: typing.SupportsInt | typing.SupportsIndex, workspace: typing.SupportsInt | typing.SupportsIndex, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Multipliers of the adjoint; arrays as del_adjoint's.
+    """
+def cuda_del_forward(plan: CudaDelPlan, rollout: CudaDelRollout, q0: typing.SupportsInt | typing.SupportsIndex, q1: typing.SupportsInt | typing.SupportsIndex, impulses: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.SupportsInt | typing.SupportsIndex, converged: typing.SupportsInt | typing.SupportsIndex, iterations: typing.SupportsInt | typing.SupportsIndex, residual: typing.SupportsInt | typing.SupportsIndex, smallest_pivot: typing.SupportsInt | typing.SupportsIndex, workspace: typing.SupportsInt | typing.SupportsIndex, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Roll out; arrays as del_forward's.
+    """
+def cuda_del_plan(dim: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, is_double: bool, gpu: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> CudaDelPlan:
+    """
+    The plan for a GPU so described; ValueError says why there is none.
     """
 def cuda_plans(widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, moves: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], precision: typing.SupportsInt | typing.SupportsIndex, adjoint: bool, gpu: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> list[CudaPlan]:
     """

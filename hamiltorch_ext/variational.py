@@ -16,7 +16,10 @@ from typing import Any, Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from . import _native_del, _newton
+from . import _newton
+from ._cuda_del import CudaKernels
+from ._del_function import Kernels, Settings, rollout
+from ._native_del import CpuKernels
 from ._ops import transformed
 from .lagrangians import D1, D1D2, Action, ActionMLP, describe_action, jacobian, slot_derivatives
 from .mlp import check_condition
@@ -27,6 +30,7 @@ Constraint = Callable[[Tensor], Tensor]
 DiscreteForces = Callable[..., tuple[Tensor, Tensor]]
 
 BACKENDS = ("auto", "native", "reference")
+KERNELS: dict[str, Kernels] = {"cpu": CpuKernels(), "cuda": CudaKernels()}  # by device
 
 
 class DELInfo(NamedTuple):
@@ -122,7 +126,8 @@ def del_rollout(
         return_info: also return a ``DELInfo``; without it, a warning tells of steps that were not solved.
         backend: "native" (one fused call for the whole rollout, or an error that says why not), "reference" (torch,
             many times slower), or "auto": native where it can be. It knows ``MechanicalLagrangian`` with constant
-            masses and ``DiscreteLagrangianMLP``, on the CPU, without a constraint or forces that are functions.
+            masses and ``DiscreteLagrangianMLP``, on the CPU and CUDA devices, without a constraint or forces that are
+            functions.
 
     Returns:
         Trajectory (..., steps + 2, d), beginning with q0 and q1; with ``return_info`` also a ``DELInfo``. The
@@ -210,11 +215,12 @@ def _why_not_native(action: ActionMLP, q0: Tensor, step: _Step) -> str | None:
         return "constraints are kept by torch alone"
     if step.discrete_forces is not None:
         return "forces that are functions are evaluated by torch alone"
-    if q0.device.type != "cpu":
+    kernels = KERNELS.get(q0.device.type)
+    if kernels is None:
         return f"there is no kernel for {q0.device.type}"
     if transformed():
         return "torch.func transforms and forward-mode differentiation do not see through a native call"
-    return None
+    return kernels.why_not(q0.reshape(-1, q0.shape[-1]), tuple(weight.shape[0] for weight in network.weights[:-1]))
 
 
 def _native(
@@ -230,11 +236,11 @@ def _native(
     """The same by the native kernels, in one call."""
     check_condition(step.condition, action.network.condition_dim)
     damping = step.damping if isinstance(step.damping, Tensor) else q0.new_full(q0.shape[-1:], step.damping)
-    dt = float(step.dt.detach() if isinstance(step.dt, Tensor) else step.dt)
     recorded = torch.is_grad_enabled()  # leaving inference mode would switch it on
-    settings = _native_del.Settings(dt, steps, tol, max_iterations)
+    settings = Settings(steps, tol, max_iterations)
     with torch.inference_mode(False), torch.set_grad_enabled(recorded):
-        outcome = _native_del.rollout(action, q0, q1, step.dt, damping, step.condition, impulses, settings)
+        kernels = KERNELS[q0.device.type]
+        outcome = rollout(kernels, action, q0, q1, step.dt, damping, step.condition, impulses, settings)
     return outcome.trajectory, DELInfo(*outcome[1:])
 
 
@@ -519,6 +525,8 @@ def _checked_dt(dt: float | Tensor) -> float | Tensor:
     if isinstance(dt, Tensor):
         if dt.ndim or not dt.dtype.is_floating_point:
             raise ValueError(f"dt must be a float or a 0-d floating-point tensor, got {dt.dtype} {tuple(dt.shape)}")
+        if dt.is_cuda:  # its value is read where it is used: asking for it would wait
+            return dt
         value = float(dt.detach())
     elif isinstance(dt, bool) or not isinstance(dt, numbers.Real):
         raise TypeError(f"dt must be a float or a 0-d tensor, got {type(dt).__name__}")

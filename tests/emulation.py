@@ -23,7 +23,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from hamiltorch_ext import _C, _layer1, _ops
+from hamiltorch_ext import _C, _layer1, _ops, variational
+from hamiltorch_ext._cuda_del import CudaKernels
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "emulator"
@@ -33,7 +34,7 @@ GUARD = 4096  # bytes on either side of a workspace, which nobody may write
 
 @dataclass(frozen=True)
 class Emulator:
-    """The native module as ``_layer1`` sees it, on a device of the test's choice: compute capability,
+    """The native module as ``_layer1`` and ``_cuda_del`` see it, on a device of the test's choice: compute capability,
     multiprocessors, and bytes of shared memory in a block; another for backward passes if need be. ``seed`` is of the
     order in which the threads run."""
 
@@ -60,6 +61,15 @@ class Emulator:
 
     def chain_backward(self, plan: Any, *arguments: Any) -> None:
         self._run(native_module().chain_backward, plan, *arguments)
+
+    def cuda_del_plan(self, dim: int, hidden: Any, batch: int, is_double: bool, gpu: Gpu) -> Any:
+        return native_module().cuda_del_plan(dim, hidden, batch, is_double, [*gpu, 0, 0, 0, 0])
+
+    def cuda_del_forward(self, plan: Any, *arguments: Any) -> None:
+        self._run(native_module().cuda_del_forward, plan, *arguments)
+
+    def cuda_del_adjoint(self, plan: Any, *arguments: Any) -> None:
+        self._run(native_module().cuda_del_adjoint, plan, *arguments)
 
     def _run(self, call: Callable[..., None], plan: Any, *arguments: Any) -> None:
         *arguments, _, device, _ = arguments  # type: ignore[assignment]
@@ -101,6 +111,7 @@ def emulated_gpu(emulator: Emulator | None = None) -> Iterator[None]:
             mock.patch.dict(_ops.PRECISIONS, cpu=_ops.PRECISIONS["cuda"]),
             mock.patch.object(_ops, "_direct", no_short_cut),
             mock.patch.object(_C, "supports_bfloat16", return_value=True),
+            mock.patch.dict(variational.KERNELS, cpu=CudaKernels(native)),
         ):
             yield
     finally:

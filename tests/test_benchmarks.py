@@ -228,7 +228,9 @@ def test_cuda_cases_stand_beside_their_baselines(modules):
         assert peer.precision == {"ours tf32": "tf32", "ours bf16": "bfloat16"}.get(name, "float32")
 
 
-@pytest.mark.parametrize("name", ["rollout/paper/b65536", "training/paper/b1024", "rollout/baseline/b32"])
+@pytest.mark.parametrize(
+    "name", ["rollout/paper/b65536", "training/paper/b1024", "rollout/baseline/b32", "del-gradient/d8/b8192"]
+)
 def test_cuda_cases_run_with_the_peers_that_need_no_gpu(name, modules, tiny):
     needs_gpu = ("graph", "tf32", "bf16", "torch.compile", "jax")
     peers = {
@@ -240,7 +242,9 @@ def test_cuda_cases_run_with_the_peers_that_need_no_gpu(name, modules, tiny):
     case = modules.run._run(tiny(name), peers, "cpu", modules.timing.Effort.quick(), failed)
     assert failed == {}
     assert case["refused"] == {}
-    assert list(case["peers"]) == (["plain MLP"] if "/baseline/" in name else ["ours", "torch eager", "torch analytic"])
+    expected = {"rollout": ["ours", "torch eager", "torch analytic"], "del-gradient": ["ours", "torch.func"]}
+    expected["training"] = expected["rollout"]
+    assert list(case["peers"]) == (["plain MLP"] if "/baseline/" in name else expected[name.split("/")[0]])
 
 
 def test_a_replayed_peer_replays(modules, tiny, monkeypatch):

@@ -63,7 +63,7 @@ class Newton:
     def matrix(self, params: Params, q: Tensor, y: Tensor) -> Tensor:
         """Derivative of D1 by the second slot. A row of all samples at a time: faster than a Jacobian a sample."""
         _, pull = vjp(lambda y: self.first(params, q, y), y)
-        basis = torch.eye(y.shape[-1], dtype=y.dtype)
+        basis = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
         return vmap(lambda row: pull(row.expand_as(y))[0], out_dims=1)(basis)
 
     def _begin(self, params: Params, before: Tensor, q: Tensor) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from hamiltorch_ext import DiscreteLagrangianMLP
 def network(problem: Problem) -> DiscreteLagrangianMLP:
     """The problem's L_d as a module."""
     inputs, *hidden, _ = problem.case.widths
-    L = DiscreteLagrangianMLP(inputs // 2, hidden, "silu", dtype=problem.z0.dtype)
+    L = DiscreteLagrangianMLP(inputs // 2, hidden, "silu", dtype=problem.z0.dtype, device=problem.z0.device)
     with torch.no_grad():
         L.raw_mass.copy_(problem.raw_mass)
         for layer, weight, bias in zip(L.network.layers, problem.weights, problem.biases, strict=True):

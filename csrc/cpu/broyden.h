@@ -10,8 +10,6 @@
 namespace hamiltorch {
 namespace {
 
-inline constexpr int64_t kMostPairs = 16;
-
 template <class T>
 struct Broyden {
   Tile<T> steps, updates;  // [slots * kMostPairs][n]: s and u

@@ -1,5 +1,6 @@
 // Linear systems of the samples of a tile: GMRES on all of them in step, and elimination for the one that it fails.
 #pragma once
+#include "hamiltorch/iteration.h"
 #include "network.h"
 
 namespace hamiltorch {
@@ -43,8 +44,6 @@ template <class T>
 void add_scaled(T* y, T factor, const T* x, int64_t n) {
   for (int64_t c = 0; c < n; c += kLanes<T>) store(y + c, load(y + c) + factor * load(x + c));
 }
-
-inline constexpr int64_t kMostDirections = 16;
 
 // Of every slot: a basis of the directions searched so far, and the least-squares problem in it.
 template <class T>

@@ -7,22 +7,11 @@
 #pragma once
 #include "broyden.h"
 #include "curvature.h"
+#include "hamiltorch/iteration.h"
 #include "hamiltorch/variational.h"
 
 namespace hamiltorch {
 namespace {
-
-inline constexpr int kHalvings = 12;       // of a step, before it is given up
-inline constexpr double kDecrease = 1e-4;  // of the residual that a step has to bring, as a part of its promise
-inline constexpr int kRoundings = 4;       // of y's largest entry: a smaller step is none
-// What GMRES may leave of a Newton step's right side; where it leaves more than the most, the matrix is factorised.
-inline constexpr double kQuickly = 0.3;  // what Broyden's step may leave of the residual before Newton's takes over
-inline constexpr double kLeastForcing = 1e-3, kMostForcing = 0.1;
-
-template <class T>
-constexpr T epsilon() {
-  return sizeof(T) == sizeof(float) ? static_cast<T>(1.1920928955078125e-07) : static_cast<T>(2.220446049250313e-16);
-}
 
 // The samples of a tile, by slot where nothing else is said.
 //
@@ -251,7 +240,7 @@ void find_newton_steps(const DelSystem<T>& system, const DelTile<T>& tile, int64
     if (!(tile.left[slot] <= static_cast<T>(kMostForcing) * tile.length[slot]))
       solve_by_matrix(system, tile, sides, slot, worker);
     tile.settled[slot] = tile.error[slot] < static_cast<T>(__builtin_inf()) &&
-                         largest(tile.step.row(slot), d) <= kRoundings * epsilon<T>() * largest(tile.y.row(slot), d);
+                         largest(tile.step.row(slot), d) <= kRoundings * kEpsilon<T> * largest(tile.y.row(slot), d);
   }
 }
 

@@ -6,8 +6,6 @@
 namespace hamiltorch {
 namespace {
 
-inline constexpr int kMostQuickSteps = 8;
-
 // tile.multiplier = the inverse of the transposed matrix times tile.right for the slots of converged steps, zero for
 // others; tile.own = W_1x^T H W_1x times that. `converged` is the first slot's flag, `stride` the next one's distance.
 template <class T>
@@ -29,7 +27,7 @@ void solve_adjoint(const DelSystem<T>& system, const DelTile<T>& tile, int64_t r
   for (int64_t r = 0; r < rows; ++r) {
     const int32_t slot = static_cast<int32_t>(r);
     tile.length[r] = norm(tile.right.row(r), d);
-    tile.target[r] = 4 * epsilon<T>() * tile.length[r];
+    tile.target[r] = 4 * kEpsilon<T> * tile.length[r];
     if (tile.memory.pairs[r] == kMostPairs) tile.memory.pairs[r] = 0;
     for_vectors<T>(d, [&](int64_t c) {
       const Vec<T> right = load(tile.right.row(r) + c);

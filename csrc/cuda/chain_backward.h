@@ -17,13 +17,13 @@ class Backward {
   using Two = typename Engine::Two;
   static constexpr int kSamples = Engine::kPairs;
 
-  HAMILTORCH_DEVICE Backward(Engine& engine, const ChainBackward<Real>& arrays)
+  HAMILTORCH_DEVICE Backward(Engine& engine, const Chain<Real>& chain, const ChainBackward<Real>& arrays)
       : engine_(engine),
-        chain_(engine.chain),
+        chain_(chain),
         arrays_(arrays),
         width_(engine.layout.widths[0]),
         begin_(engine.layout.begin(0, engine.team.rank()) * kTile),
-        dt_(*engine.chain.dt),
+        dt_(*chain.dt),
         moves_a_step_(moves_before(chain_.stage_count)) {}
 
   HAMILTORCH_DEVICE void run() {

@@ -1,5 +1,6 @@
 // A whole rollout in layer-1 space: every team takes its samples through all steps.
 #pragma once
+#include "chain.h"
 #include "network.h"
 
 namespace hamiltorch {
@@ -37,13 +38,13 @@ class Forward {
   using Real = typename Engine::Real;
   using Two = typename Engine::Two;
 
-  HAMILTORCH_DEVICE Forward(Engine& engine, const ChainForward<Real>& arrays)
+  HAMILTORCH_DEVICE Forward(Engine& engine, const Chain<Real>& chain, const ChainForward<Real>& arrays)
       : engine_(engine),
-        chain_(engine.chain),
+        chain_(chain),
         arrays_(arrays),
         width_(engine.layout.widths[0]),
         begin_(engine.layout.begin(0, engine.team.rank()) * kTile),
-        dt_(*engine.chain.dt) {}
+        dt_(*chain.dt) {}
 
   HAMILTORCH_DEVICE void run() {
     const int64_t passes = (chain_.batch + Engine::kColumns - 1) / Engine::kColumns;

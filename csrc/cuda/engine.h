@@ -11,7 +11,8 @@
 #pragma once
 #include <type_traits>
 
-#include "chain.h"
+#include "layout.h"
+#include "parameters.h"
 #include "precision.h"
 
 namespace hamiltorch {
@@ -50,17 +51,17 @@ struct PackedSource {
   static constexpr bool kPacked = true;
 };
 
-template <class Team, class Math, class Source, int kRight, int kLeft>
+template <class Team, class Math, class Source, int kRight, int kLeft, class LayoutType = Layout>
 class Engine {
  public:
   using Real = typename Math::Real;
   using Two = Pair<Real>;
   static constexpr int kColumns = 8 * kRight, kPairs = kColumns / 2;
 
-  HAMILTORCH_DEVICE Engine(Team& team, const Chain<Real>& chain, const Layout& layout)
-      : team(team), chain(chain), layout(layout), shared_(team.template shared<Real>()) {
+  HAMILTORCH_DEVICE Engine(Team& team, const Parameters<Real>& parameters, const LayoutType& layout)
+      : team(team), parameters(parameters), layout(layout), shared_(team.template shared<Real>()) {
     const int64_t member = static_cast<int64_t>(team.index()) * layout.members + team.rank();
-    vectors_ = layout.vectors_global ? chain.vectors + member * layout.vectors_size : shared_ + layout.vectors;
+    vectors_ = layout.vectors_global ? parameters.vectors + member * layout.vectors_size : shared_ + layout.vectors;
     load_weights();
     team.sync_team();
   }
@@ -79,6 +80,8 @@ class Engine {
   HAMILTORCH_DEVICE Real* scratch() const { return shared_ + layout.partials; }
   HAMILTORCH_DEVICE Real* state(int index) const { return vectors_ + layout.states + index * layout.state_size; }
 
+  HAMILTORCH_DEVICE Real* more() const { return vectors_ + layout.more; }
+
   // All (row, pair) of this member's rows of a layer, padding included.
   template <class Body>
   HAMILTORCH_DEVICE void for_own(int layer, Body body) const {
@@ -96,6 +99,10 @@ class Engine {
   HAMILTORCH_DEVICE void publish_to_self(int row, int pair, Two value) const {
     Real* const to = Team::kAlone ? half(0, next()) : shared_ + layout.local;
     store_two(to + row * layout.stride + 2 * pair, value);
+  }
+  HAMILTORCH_DEVICE void publish_one_to_self(int row, int column, Real value) const {
+    Real* const to = Team::kAlone ? half(0, next()) : shared_ + layout.local;
+    to[row * layout.stride + column] = value;
   }
   HAMILTORCH_DEVICE void share() {
     team.sync_team();
@@ -142,8 +149,8 @@ class Engine {
   }
 
   Team& team;
-  const Chain<Real>& chain;
-  const Layout& layout;
+  const Parameters<Real>& parameters;
+  const LayoutType& layout;
 
  private:
   using Packed = typename Math::Packed;
@@ -155,7 +162,7 @@ class Engine {
     const int offset = which * layout.half_size;
     if constexpr (Team::kGlobalExchange) {
       const int64_t at = static_cast<int64_t>(team.index()) * layout.members + member;
-      return chain.exchange + at * layout.halves * layout.half_size + offset;
+      return parameters.exchange + at * layout.halves * layout.half_size + offset;
     } else {
       Real* const own = shared_ + layout.exchange + offset;
       if constexpr (!Team::kAlone)
@@ -166,14 +173,14 @@ class Engine {
 
   HAMILTORCH_DEVICE void load_weights() const {
     if (layout.weights == Weights::kPackedGlobal) return;
-    for (int matrix = 0; matrix < layout.hidden; ++matrix) {
+    for (int matrix = 0; matrix < layout.matrices(); ++matrix) {
       Real* const slice = shared_ + layout.slices[matrix];
       if constexpr (Source::kPacked) {
         const int count = static_cast<int>(layout.units(matrix)) * kDepths * 32;
         Packed* const to = reinterpret_cast<Packed*>(slice);
         for (int i = team.thread(); i < count; i += kThreads) {
-          to[i] = static_cast<const Packed*>(chain.packed[matrix])[i];
-          to[count + i] = static_cast<const Packed*>(chain.packed_transposed[matrix])[i];
+          to[i] = static_cast<const Packed*>(parameters.packed[matrix])[i];
+          to[count + i] = static_cast<const Packed*>(parameters.packed_transposed[matrix])[i];
         }
       } else {
         const int layer = layout.rows_layer(matrix), rank = team.rank();
@@ -184,7 +191,7 @@ class Engine {
           const int row = i / stride, column = i % stride;
           const bool inside = first + row < height && column < width;
           slice[row * stride + swizzled(row, column)] =
-              inside ? chain.weights[matrix][static_cast<int64_t>(first + row) * width + column] : Real(0);
+              inside ? parameters.weights[matrix][static_cast<int64_t>(first + row) * width + column] : Real(0);
         }
       }
     }
@@ -197,15 +204,15 @@ class Engine {
    public:
     // Tiles from `end` on do not exist: the last one stands in for them, and its sum is not used.
     HAMILTORCH_DEVICE PackedCursor(const Engine& engine, int matrix, int m, int end, int k_first) {
-      const Layout& layout = engine.layout;
+      const LayoutType& layout = engine.layout;
       const int k_tiles = layout.tiles[kTransposed ? layout.rows_layer(matrix) : layout.columns_layer(matrix)];
       const Packed* from;
       if (layout.weights == Weights::kPackedShared) {
         from = reinterpret_cast<const Packed*>(engine.shared_ + layout.slices[matrix]) +
                (kTransposed ? layout.units(matrix) * (kDepths * 32) : 0);
       } else {
-        from = static_cast<const Packed*>(kTransposed ? engine.chain.packed_transposed[matrix]
-                                                      : engine.chain.packed[matrix]);
+        from = static_cast<const Packed*>(kTransposed ? engine.parameters.packed_transposed[matrix]
+                                                      : engine.parameters.packed[matrix]);
       }
       HAMILTORCH_UNROLL
       for (int i = 0; i < kLeft; ++i) {
@@ -223,7 +230,7 @@ class Engine {
   class RowMajorCursor {
    public:
     HAMILTORCH_DEVICE RowMajorCursor(const Engine& engine, int matrix, int m, int end, int k_first) {
-      const Layout& layout = engine.layout;
+      const LayoutType& layout = engine.layout;
       const int g = engine.team.lane() >> 2, t = engine.team.lane() & 3;
       const int first = layout.begin(layout.rows_layer(matrix), engine.team.rank()) * kTile;
       const Real* const slice = engine.shared_ + layout.slices[matrix];

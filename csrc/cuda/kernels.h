@@ -75,18 +75,12 @@ Chain<T> make_chain(const CudaPlan& plan, const ChainSize& size, const ChainNetw
   char* const base = static_cast<char*>(workspace);
   Chain<T> chain{};
   chain.activation = network.activation;
-  const int64_t unit_bytes = plan.precision == Precision::kBfloat16 ? 512 : 256 * static_cast<int64_t>(sizeof(T));
-  const char* forward = base + parts.packed;
-  const char* transposed = forward + packed_bytes(plan, size);
   for (int l = 0; l < layout.hidden; ++l) {
     chain.weights[l] = network.weights[static_cast<size_t>(l)];
     chain.biases[l] = network.biases[static_cast<size_t>(l)];
-    if (layout.weights == Weights::kShared) continue;
-    chain.packed[l] = forward;
-    chain.packed_transposed[l] = transposed;
-    forward += layout.units(l) * unit_bytes;
-    transposed += layout.units(l) * unit_bytes;
   }
+  if (layout.weights != Weights::kShared)
+    place_packed<T>(layout, unit_bytes(plan.precision), base + parts.packed, &chain);
   chain.head = network.head;
   chain.stage_count = static_cast<int>(network.stages.size());
   for (int k = 0; k < chain.stage_count; ++k) chain.stages[k] = network.stages[static_cast<size_t>(k)];

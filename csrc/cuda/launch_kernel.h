@@ -2,7 +2,7 @@
 // for one kind of team and one arithmetic.
 #pragma once
 #include "launch.h"
-#include "pack.h"
+#include "pack_kernel.h"
 #include "team.h"
 
 namespace hamiltorch {
@@ -18,12 +18,12 @@ __device__ __forceinline__ Team make_team(uint32_t* counters, int members) {
 }
 
 template <class Engine, class T>
-__device__ __forceinline__ void walk(Engine& engine, const ChainForward<T>& arrays) {
-  Forward<Engine>(engine, arrays).run();
+__device__ __forceinline__ void walk(Engine& engine, const Chain<T>& chain, const ChainForward<T>& arrays) {
+  Forward<Engine>(engine, chain, arrays).run();
 }
 template <class Engine, class T>
-__device__ __forceinline__ void walk(Engine& engine, const ChainBackward<T>& arrays) {
-  Backward<Engine>(engine, arrays).run();
+__device__ __forceinline__ void walk(Engine& engine, const Chain<T>& chain, const ChainBackward<T>& arrays) {
+  Backward<Engine>(engine, chain, arrays).run();
 }
 
 // One block a multiprocessor: a thread may use all the registers that 256 threads leave it.
@@ -33,26 +33,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                    const __grid_constant__ Layout layout, uint32_t* counters) {
   Team team = make_team<Team>(counters, layout.members);
   Engine<Team, typename Types::Math, typename Types::Source, Types::kRight, Types::kLeft> engine(team, chain, layout);
-  walk(engine, arrays);
-}
-
-template <class Math>
-__global__ void pack_kernel(const __grid_constant__ Chain<typename Math::Real> chain,
-                            const __grid_constant__ Layout layout) {
-  using Packed = typename Math::Packed;
-  const int64_t start = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int matrix = 0; matrix < layout.hidden; ++matrix) {
-    const int rows = layout.widths[layout.rows_layer(matrix)], columns = layout.widths[layout.columns_layer(matrix)];
-    const int64_t count = packed_count<Math>(rows, columns);
-    Packed* const forward = static_cast<Packed*>(const_cast<void*>(chain.packed[matrix]));
-    Packed* const transposed = static_cast<Packed*>(const_cast<void*>(chain.packed_transposed[matrix]));
-    for (int64_t i = start; i < 2 * count; i += stride) {
-      const bool back = i >= count;
-      (back ? transposed : forward)[back ? i - count : i] =
-          pack_fragment<Math>(chain.weights[matrix], rows, columns, back, back ? i - count : i);
-    }
-  }
+  walk(engine, chain, arrays);
 }
 
 template <class Team, class Types, class Arrays, class T>
@@ -60,12 +41,8 @@ cudaError_t launch_kernel(const Job<T>& job, const Arrays& arrays) {
   const CudaPlan& plan = job.plan;
   cudaLaunchConfig_t config{};
   config.stream = job.stream;
-  if (job.layout.weights != Weights::kShared) {
-    config.gridDim = dim3(128);
-    config.blockDim = dim3(256);
-    const auto pack = pack_kernel<typename Types::Math>;
-    if (const cudaError_t error = cudaLaunchKernelEx(&config, pack, job.chain, job.layout)) return error;
-  }
+  if (job.layout.weights != Weights::kShared)
+    if (const cudaError_t error = launch_pack<typename Types::Math>(job.chain, job.layout, job.stream)) return error;
   const auto kernel = rollout_kernel<Team, Types, Arrays>;
   // All that the device has, not what this plan needs: another thread may be about to launch a larger one.
   if (const cudaError_t error =

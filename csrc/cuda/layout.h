@@ -37,7 +37,9 @@ struct Shape {
   HAMILTORCH_HOST_DEVICE int columns() const { return 8 * right; }
 };
 
-struct Layout {
+// With states: a layer of them stands after the hidden ones, and two matrices join it to layer 0.
+template <bool kStates>
+struct BasicLayout {
   int hidden, widths[kMostHidden];
   int tiles[kMostHidden];  // row tiles of a layer
   int each[kMostHidden];   // those that every member has room for; the last members may have fewer, or none
@@ -61,15 +63,22 @@ struct Layout {
   int kept[kMostHidden];  // [each * 16][columns]: what the way back through a layer needs
   int terms;              // [each * 16][columns] of the last layer: the energy's sum
   int states, state_size;
+  int more;  // what else the algorithm has
 
   HAMILTORCH_HOST_DEVICE int begin(int layer, int rank) const {
     const int first = rank * each[layer], all = tiles[layer];
     return first < all ? first : all;
   }
   HAMILTORCH_HOST_DEVICE int count(int layer, int rank) const { return begin(layer, rank + 1) - begin(layer, rank); }
-  // Matrix 0 joins layer 0 to itself, matrix l joins layer l - 1 to layer l.
-  HAMILTORCH_HOST_DEVICE int rows_layer(int matrix) const { return matrix; }
-  HAMILTORCH_HOST_DEVICE int columns_layer(int matrix) const { return matrix == 0 ? 0 : matrix - 1; }
+  // Matrix l joins layer l - 1 to layer l. Matrix 0 joins layer 0 to itself or to the states; with those there is one
+  // matrix more, which joins them to layer 0 as well.
+  HAMILTORCH_HOST_DEVICE int layers() const { return hidden + (kStates ? 1 : 0); }
+  HAMILTORCH_HOST_DEVICE int matrices() const { return layers(); }
+  HAMILTORCH_HOST_DEVICE int rows_layer(int matrix) const { return kStates && matrix == hidden ? 0 : matrix; }
+  HAMILTORCH_HOST_DEVICE int columns_layer(int matrix) const {
+    if (kStates) return matrix == 0 ? hidden : matrix - (matrix == hidden ? 0 : 1);
+    return matrix == 0 ? 0 : matrix - 1;
+  }
   HAMILTORCH_HOST_DEVICE int slice_stride(int matrix) const {
     return ceil_divide(kTile * tiles[columns_layer(matrix)], 32) * 32;
   }
@@ -78,6 +87,8 @@ struct Layout {
     return static_cast<int64_t>(tiles[rows_layer(matrix)]) * tiles[columns_layer(matrix)];
   }
 };
+using Layout = BasicLayout<false>;
+using StateLayout = BasicLayout<true>;
 
 // How many warps share the sum over k of one product whose result has `tiles` row tiles.
 HAMILTORCH_HOST_DEVICE inline int splits_of(int tiles, int left, int k_tiles) {
@@ -93,18 +104,23 @@ enum BackwardState { kReplayS, kReplayR, kBarS, kBarR, kTangent, kSumQ, kSumP, k
 struct LayoutRequest {
   int hidden;
   const int64_t* widths;
+  int64_t state_width;  // of the layer of states, where there is one
   int members;
   Shape shape;
   Weights weights;
   TeamKind team;
   bool in_place;  // one activation buffer; only in a team of one, with at most kWarps groups of rows a layer
   bool vectors_global;
+  int kept_count;   // vectors of every layer's rows that an evaluation keeps
+  int terms_count;  // of the last layer's
   int state_count;  // vectors of layer 0's rows that the algorithm keeps
   int state_columns;
+  int64_t more;   // elements of what else it has
   int unit_size;  // elements of one packed 16 x 16 unit
 };
 
-inline Layout make_layout(const LayoutRequest& request) {
+template <class Layout>
+Layout make_layout(const LayoutRequest& request) {
   Layout a{};
   a.hidden = request.hidden;
   a.members = request.members;
@@ -127,8 +143,8 @@ inline Layout make_layout(const LayoutRequest& request) {
     return narrow(offset);
   };
   int64_t most = 0, most_each = 0;
-  for (int l = 0; l < a.hidden; ++l) {
-    a.widths[l] = narrow(request.widths[l]);
+  for (int l = 0; l < a.layers(); ++l) {
+    a.widths[l] = narrow(l < a.hidden ? request.widths[l] : request.state_width);
     a.tiles[l] = tiles_of(a.widths[l]);
     a.each[l] = ceil_divide(a.tiles[l], a.members);
     most = a.tiles[l] > most ? a.tiles[l] : most;
@@ -140,7 +156,7 @@ inline Layout make_layout(const LayoutRequest& request) {
   a.exchange = a.exchange_global ? 0 : take(int64_t{a.halves} * a.half_size);
   a.local = solo ? 0 : take(most_each * kTile * a.stride);
   int64_t partials = 2 * kThreads;  // what the block's sums need
-  for (int matrix = 0; matrix < a.hidden && !request.in_place; ++matrix) {
+  for (int matrix = 0; matrix < a.matrices() && !request.in_place; ++matrix) {
     const int from = a.columns_layer(matrix), to = a.rows_layer(matrix);
     const auto need = [&](int64_t tiles, int k_tiles) {
       const int splits = splits_of(static_cast<int>(tiles), request.shape.left, k_tiles);
@@ -158,14 +174,16 @@ inline Layout make_layout(const LayoutRequest& request) {
     vectors += a.each[layer] * kTile * columns * count;
     return narrow(offset);
   };
-  for (int l = 0; l < a.hidden; ++l) a.kept[l] = keep(l, a.columns, 1);
-  a.terms = keep(a.hidden - 1, a.columns, 1);
+  for (int l = 0; l < a.hidden; ++l) a.kept[l] = keep(l, a.columns, request.kept_count);
+  a.terms = keep(a.hidden - 1, a.columns, request.terms_count);
   a.state_size = narrow(int64_t{a.each[0]} * kTile * request.state_columns);
   a.states = keep(0, request.state_columns, request.state_count);
+  a.more = narrow(vectors);
+  vectors += request.more;
   a.vectors_size = narrow(vectors);
   a.vectors = a.vectors_global ? 0 : take(vectors);
 
-  for (int matrix = 0; matrix < a.hidden; ++matrix) {
+  for (int matrix = 0; matrix < a.matrices(); ++matrix) {
     if (a.weights == Weights::kShared)
       a.slices[matrix] = take(int64_t{a.each[a.rows_layer(matrix)]} * kTile * a.slice_stride(matrix));
     if (a.weights == Weights::kPackedShared) a.slices[matrix] = take(2 * a.units(matrix) * request.unit_size);

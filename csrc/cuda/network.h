@@ -63,7 +63,7 @@ HAMILTORCH_DEVICE void evaluate_up(Engine& engine, First first, const Observer& 
   using Real = typename Engine::Real;
   const Layout& layout = engine.layout;
   const auto pass = [&](int layer, int row, int pair, Two a) {
-    const auto step = Kind::activate(engine.chain.activation, a);
+    const auto step = Kind::activate(engine.parameters.activation, a);
     Real* const kept = engine.kept(layer) + row * Engine::kColumns + 2 * pair;
     if (layer < layout.hidden - 1) {
       store_two(kept, step.kept);
@@ -71,7 +71,7 @@ HAMILTORCH_DEVICE void evaluate_up(Engine& engine, First first, const Observer& 
       engine.publish_to_all(layer, row, pair, step.value);
     } else {
       const int begin = layout.begin(layer, engine.team.rank()) * kTile;
-      const Real head = at_or_zero(engine.chain.head, begin + row, layout.widths[layer]);
+      const Real head = at_or_zero(engine.parameters.head, begin + row, layout.widths[layer]);
       const Two delta = Kind::back(observer.top(row, pair, head, step.value), step.kept);
       if (layer == 0) {
         store_two(kept, delta);  // evaluate_down hands it on
@@ -87,7 +87,7 @@ HAMILTORCH_DEVICE void evaluate_up(Engine& engine, First first, const Observer& 
     engine.share();
     const int begin = layout.begin(layer, engine.team.rank()) * kTile;
     engine.dense(layer, [&](int row, int pair, Two a) {
-      const Real bias = at_or_zero(engine.chain.biases[layer], begin + row, layout.widths[layer]);
+      const Real bias = at_or_zero(engine.parameters.biases[layer], begin + row, layout.widths[layer]);
       pass(layer, row, pair, Kind::biased(a, bias));
     });
   }

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "hamiltorch/cuda_rollout.h"
+#include "hamiltorch/cuda_variational.h"
 #include "hamiltorch/device.h"
 
 namespace hamiltorch {
@@ -38,5 +39,24 @@ template int cuda_chain_backward(const CudaPlan&, const ChainNetwork<float>&, co
                                  void*);
 template int cuda_chain_backward(const CudaPlan&, const ChainNetwork<double>&, const ChainBackward<double>&, void*, int,
                                  void*);
+
+template <class T>
+int cuda_del_forward(const CudaDelPlan&, const CudaDelRollout<T>&, const DelArrays<T>&, void*, int, void*) {
+  return -1;
+}
+
+template <class T>
+int cuda_del_adjoint(const CudaDelPlan&, const CudaDelRollout<T>&, const DelAdjointArrays<T>&, void*, int, void*) {
+  return -1;
+}
+
+template int cuda_del_forward(const CudaDelPlan&, const CudaDelRollout<float>&, const DelArrays<float>&, void*, int,
+                              void*);
+template int cuda_del_forward(const CudaDelPlan&, const CudaDelRollout<double>&, const DelArrays<double>&, void*, int,
+                              void*);
+template int cuda_del_adjoint(const CudaDelPlan&, const CudaDelRollout<float>&, const DelAdjointArrays<float>&, void*,
+                              int, void*);
+template int cuda_del_adjoint(const CudaDelPlan&, const CudaDelRollout<double>&, const DelAdjointArrays<double>&, void*,
+                              int, void*);
 
 }  // namespace hamiltorch

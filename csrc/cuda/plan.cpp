@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "parameters.h"
+
 namespace hamiltorch {
 namespace {
 
@@ -37,7 +39,7 @@ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 int element_size(const CudaPlan& plan) { return plan.precision == Precision::kFloat64 ? 8 : 4; }
 
 // Elements of one packed 16 x 16 unit, counted in the state's type.
-int unit_size(const CudaPlan& plan) { return plan.precision == Precision::kBfloat16 ? 128 : 256; }
+int unit_size(const CudaPlan& plan) { return static_cast<int>(unit_bytes(plan.precision)) / element_size(plan); }
 
 int samples_of(const CudaPlan& plan, const ChainSize& size) { return 8 * plan.right / (size.adjoint ? 2 : 1); }
 
@@ -59,7 +61,7 @@ double predict(const CudaPlan& plan, const ChainSize& size) {
   double product_time[kMostHidden];
   for (int matrix = 0; matrix < layout.hidden; ++matrix) {
     const double elements = 256.0 * layout.each[layout.rows_layer(matrix)] * layout.tiles[layout.columns_layer(matrix)];
-    const double bytes = elements * element_size(plan) * unit_size(plan) / 256;
+    const double bytes = elements * static_cast<double>(unit_bytes(plan.precision)) / 256;
     const double load = bytes / (from_shared ? kSharedBytes : kGlobalBytes);
     const double right = elements * columns * element_size(plan) / (16.0 * left_of(plan.right)) / kSharedBytes;
     const double multiply = elements * columns / rate(plan.precision);
@@ -81,11 +83,22 @@ double predict(const CudaPlan& plan, const ChainSize& size) {
 
 }  // namespace
 
-int64_t packed_bytes(const CudaPlan& plan, const ChainSize& size) {
-  int64_t units = 0;
-  for (size_t l = 0; l < size.widths.size(); ++l)
-    units += static_cast<int64_t>(tiles_of(size.widths[l])) * tiles_of(size.widths[l == 0 ? 0 : l - 1]);
-  return units * unit_size(plan) * element_size(plan);
+int64_t unit_bytes(Precision precision) {
+  return 256 * (precision == Precision::kBfloat16 ? 2 : precision == Precision::kFloat64 ? 8 : 4);
+}
+
+bool check_device(const GpuDescription& gpu, std::string* why) {
+  if (gpu.capability >= 80) return true;
+  *why = gpu.capability == 0 ? "there is no CUDA device"
+                             : "the CUDA kernels need compute capability 8.0 or newer, the device has " +
+                                   std::to_string(gpu.capability / 10) + "." + std::to_string(gpu.capability % 10);
+  return false;
+}
+
+std::string missing_memory(int64_t least, const GpuDescription& gpu) {
+  if (least < 0) return "the network is too large to be counted in 32 bits";
+  return "the network needs at least " + std::to_string(least) + " bytes of shared memory in a block, the device has " +
+         std::to_string(gpu.shared_bytes);
 }
 
 Layout layout_of(const CudaPlan& plan, const ChainSize& size) {
@@ -98,10 +111,11 @@ Layout layout_of(const CudaPlan& plan, const ChainSize& size) {
   request.team = plan.team;
   request.in_place = plan.in_place;
   request.vectors_global = plan.vectors_global;
+  request.kept_count = request.terms_count = 1;
   request.state_count = size.adjoint ? kBackwardStates + static_cast<int>(size.moves.size()) : kForwardStates;
   request.state_columns = samples_of(plan, size);
   request.unit_size = unit_size(plan);
-  return make_layout(request);
+  return make_layout<Layout>(request);
 }
 
 WorkspaceParts workspace_parts(const CudaPlan& plan, const ChainSize& size) {
@@ -118,7 +132,7 @@ WorkspaceParts workspace_parts(const CudaPlan& plan, const ChainSize& size) {
       take(plan.team == TeamKind::kGrid ? plan.teams * kCounterStride * static_cast<int64_t>(sizeof(uint32_t)) : 0);
   parts.exchange = take(layout.exchange_global ? blocks * layout.halves * layout.half_size * element_size(plan) : 0);
   parts.vectors = take(plan.vectors_global ? blocks * layout.vectors_size * element_size(plan) : 0);
-  parts.packed = take(layout.weights == Weights::kShared ? 0 : 2 * packed_bytes(plan, size));
+  parts.packed = take(layout.weights == Weights::kShared ? 0 : packed_bytes(layout, unit_bytes(plan.precision)));
   parts.total = used;
   return parts;
 }
@@ -131,15 +145,7 @@ std::vector<CudaPlan> cuda_plans(const ChainSize& size, const GpuDescription& gp
            std::to_string(size.moves.size());
     return plans;
   }
-  if (gpu.capability == 0) {
-    *why = "there is no CUDA device";
-    return plans;
-  }
-  if (gpu.capability < 80) {
-    *why = "the CUDA kernels need compute capability 8.0 or newer, the device has " +
-           std::to_string(gpu.capability / 10) + "." + std::to_string(gpu.capability % 10);
-    return plans;
-  }
+  if (!check_device(gpu, why)) return plans;
   int64_t least = -1;
   const auto consider = [&](TeamKind team, Precision precision, int members, int right, Weights weights) {
     // Prefer everything in shared memory, then give up what costs least.
@@ -187,11 +193,7 @@ std::vector<CudaPlan> cuda_plans(const ChainSize& size, const GpuDescription& gp
   }
   std::stable_sort(plans.begin(), plans.end(),
                    [](const CudaPlan& a, const CudaPlan& b) { return a.predicted_us < b.predicted_us; });
-  if (plans.empty() && least < 0)
-    *why = "the network is too large to be counted in 32 bits";
-  else if (plans.empty())
-    *why = "the network needs at least " + std::to_string(least) +
-           " bytes of shared memory in a block, the device has " + std::to_string(gpu.shared_bytes);
+  if (plans.empty()) *why = missing_memory(least, gpu);
   return plans;
 }
 

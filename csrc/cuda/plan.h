@@ -15,6 +15,10 @@ struct WorkspaceParts {
   int64_t counters, exchange, vectors, packed, total;
 };
 WorkspaceParts workspace_parts(const CudaPlan& plan, const ChainSize& size);
-int64_t packed_bytes(const CudaPlan& plan, const ChainSize& size);  // of all matrices, one direction
+// Whether there are kernels for the device at all; else `why`.
+bool check_device(const GpuDescription& gpu, std::string* why);
+// Why no plan fits, the smallest needing `least` bytes of a block's shared memory, or less than zero for no number.
+std::string missing_memory(int64_t least, const GpuDescription& gpu);
+int64_t unit_bytes(Precision precision);  // of a packed 16 x 16 unit
 
 }  // namespace hamiltorch

@@ -1,6 +1,7 @@
 // The blocks that work on the same samples, and how they meet. One interface for the three kinds, and the emulator's
 // (csrc/emulator/team.h) is a fourth:
-//   rank() of this block in its team, index() of the team among count() teams; sync_block(), sync_team(); peer(p, m),
+//   rank() of this block in its team, index() of the team among count() teams; sync_block(), sync_team();
+//   any(value), a block's barrier that tells whether some thread's value is true; peer(p, m),
 //   what p points at in member m's shared memory; shared<T>(), this block's own.
 #pragma once
 #include <cstdint>
@@ -15,6 +16,7 @@ class Block {
   __device__ __forceinline__ int warp() const { return static_cast<int>(threadIdx.x) >> 5; }
   __device__ __forceinline__ int lane() const { return static_cast<int>(threadIdx.x) & 31; }
   __device__ __forceinline__ void sync_block() const { __syncthreads(); }
+  __device__ __forceinline__ bool any(bool value) const { return __syncthreads_or(value) != 0; }
   template <class T>
   __device__ __forceinline__ T* shared() const {
     extern __shared__ __align__(128) unsigned char memory[];

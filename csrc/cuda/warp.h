@@ -48,6 +48,12 @@ __device__ __forceinline__ T warp_shuffle_xor(T value, int mask) {
   return __shfl_xor_sync(0xffffffffu, value, mask);
 }
 
+// The first lane's.
+template <class T>
+__device__ __forceinline__ T warp_broadcast(T value) {
+  return __shfl_sync(0xffffffffu, value, 0);
+}
+
 // To 10 bits of mantissa, to nearest, ties away from zero.
 __device__ __forceinline__ float round_to_tf32(float value) {
   uint32_t bits;

@@ -1,24 +1,11 @@
 // Stands in for the CUDA part in tests: the interface of hamiltorch/cuda_rollout.h on host memory, the kernels' own
 // text on the emulator. Its "stream" is the seed of the threads' order.
 #include "../cuda/kernels.h"
-#include "../cuda/pack.h"
+#include "pack.h"
 #include "team.h"
 
 namespace hamiltorch {
 namespace {
-
-template <class Math, class T>
-void pack(const Layout& layout, const Chain<T>& chain) {
-  for (int matrix = 0; matrix < layout.hidden; ++matrix) {
-    const int rows = layout.widths[layout.rows_layer(matrix)], columns = layout.widths[layout.columns_layer(matrix)];
-    for (const bool transposed : {false, true}) {
-      auto* const to = static_cast<typename Math::Packed*>(
-          const_cast<void*>(transposed ? chain.packed_transposed[matrix] : chain.packed[matrix]));
-      for (int64_t i = 0; i < packed_count<Math>(rows, columns); ++i)
-        to[i] = pack_fragment<Math>(chain.weights[matrix], rows, columns, transposed, i);
-    }
-  }
-}
 
 template <class Team, class Types, template <class> class Walk, class T, class Arrays>
 void run_team(const CudaPlan& plan, const Chain<T>& chain, const Layout& layout, const Arrays& arrays, uint64_t seed) {
@@ -27,7 +14,7 @@ void run_team(const CudaPlan& plan, const Chain<T>& chain, const Layout& layout,
     Team team(index, plan.teams, rank, thread);
     using Walked = Engine<Team, typename Types::Math, typename Types::Source, Types::kRight, Types::kLeft>;
     Walked engine(team, chain, layout);
-    Walk<Walked>(engine, arrays).run();
+    Walk<Walked>(engine, chain, arrays).run();
   });
 }
 
@@ -35,7 +22,7 @@ template <TeamKind kTeam, class Team, class Math, template <class> class Walk, c
 bool run_kernel(const CudaPlan& plan, const Chain<T>& chain, const Layout& layout, const Arrays& arrays,
                 uint64_t seed) {
   return visit_kernel<kTeam, Math>(layout.weights, plan.right, [&](auto types) {
-    if (layout.weights != Weights::kShared) pack<Math>(layout, chain);
+    if (layout.weights != Weights::kShared) pack<Math>(chain, layout);
     run_team<Team, decltype(types), Walk>(plan, chain, layout, arrays, seed);
   });
 }

@@ -51,8 +51,9 @@ struct Unwatched {
 
 struct Meeting {
   int expected = 0;
-  std::vector<int> waiting;  // fibers
-  std::vector<void*> given;  // of a warp, by lane
+  std::vector<int> waiting;          // fibers
+  std::vector<void*> given;          // of a warp, by lane
+  bool raised = false, any = false;  // of a block: its vote that is on, and the last one
 };
 
 struct Fiber {
@@ -259,6 +260,21 @@ void run(const Launch& launch, const std::function<void(int, int, int)>& body) {
 
 void sync_block() {
   meet(machine->blocks[static_cast<size_t>(self().rank)], "a block's barrier", [] {});
+}
+
+bool any(bool value) {
+  Meeting* block;
+  {
+    const Unwatched unwatched;
+    block = &machine->blocks[static_cast<size_t>(self().rank)];
+    block->raised = block->raised || value;
+  }
+  meet(*block, "a block's vote", [block] {
+    block->any = block->raised;
+    block->raised = false;
+  });
+  const Unwatched unwatched;
+  return block->any;
 }
 
 void sync_team() {

@@ -23,6 +23,7 @@ void run(const Launch& launch, const std::function<void(int team, int rank, int 
 
 // Of the running thread.
 void sync_block();
+bool any(bool value);  // in its block, and a barrier
 void sync_team();
 void* shared_memory(int member);
 

@@ -19,6 +19,7 @@ class EmulatedTeam {
   int index() const { return index_; }
   int count() const { return count_; }
   void sync_block() const { emulator::sync_block(); }
+  bool any(bool value) const { return emulator::any(value); }
   void sync_team() const { kAlone ? emulator::sync_block() : emulator::sync_team(); }
   template <class T>
   T* shared() const {

@@ -110,6 +110,18 @@ T warp_shuffle_xor(T value, int mask) {
   return mine.got;
 }
 
+template <class T>
+T warp_broadcast(T value) {
+  struct Mine {
+    T given, got;
+  } mine = {value, value};
+  emulator::warp_collective(&mine, [](void** lanes) {
+    for (int lane = 0; lane < 32; ++lane)
+      static_cast<Mine*>(lanes[lane])->got = static_cast<const Mine*>(lanes[0])->given;
+  });
+  return mine.got;
+}
+
 inline float upper_part(float value) { return emulator::from_bits((emulator::bits_of(value) + 0x1000u) & 0xffffe000u); }
 
 inline float round_to_tf32(float value) { return std::isfinite(value) ? upper_part(value) : value; }

@@ -1,0 +1,22 @@
+// The rules of the discrete Euler-Lagrange iterations that the CPU's kernels and CUDA's have in common. Those of the
+// damped iteration are hamiltorch_ext/_newton.py's.
+#pragma once
+
+namespace hamiltorch {
+
+inline constexpr int kHalvings = 12;       // of a step, before it is given up
+inline constexpr double kDecrease = 1e-4;  // of the residual that a step has to bring, as a part of its promise
+inline constexpr int kRoundings = 4;       // of y's largest entry: a smaller step is none
+inline constexpr double kQuickly = 0.3;    // what Broyden's step may leave of the residual before Newton's takes over
+// What GMRES is asked to leave of a Newton step's right side; where it leaves more than the most, it has failed.
+inline constexpr double kLeastForcing = 1e-3, kMostForcing = 0.1;
+inline constexpr int kMostDirections = 16;  // of GMRES
+inline constexpr int kMostPairs = 16;       // of a step and its residual that Broyden's method remembers
+inline constexpr int kMostQuickSteps = 8;   // of Broyden's method, for a system of the adjoint
+
+// Half of it is the largest relative error of rounding.
+template <class T>
+inline constexpr T kEpsilon =
+    sizeof(T) == sizeof(float) ? static_cast<T>(1.1920928955078125e-07) : static_cast<T>(2.220446049250313e-16);
+
+}  // namespace hamiltorch
