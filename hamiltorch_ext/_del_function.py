@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ._addresses import contiguous
 from .lagrangians import ActionMLP
 from .mlp import MLP
 
@@ -135,10 +134,14 @@ def rollout(
 
 
 def _inputs(activation: str, given: Sequence[Any]) -> Inputs:
-    ordered: list[Any] = [contiguous(x.detach()) if isinstance(x, Tensor) else x for x in given]
+    ordered: list[Any] = [_ordered(x) if isinstance(x, Tensor) else x for x in given]
     q0, q1, dt, damping, condition, impulses, mass, *parameters = ordered
     weights, biases = parameters[: len(parameters) // 2], parameters[len(parameters) // 2 :]
     return Inputs(q0, q1, dt, damping, condition, impulses, mass, tuple(weights), tuple(biases), activation)
+
+
+def _ordered(x: Tensor) -> Tensor:
+    return (x.detach() if x.requires_grad else x).contiguous()
 
 
 class _Recorded(torch.autograd.Function):

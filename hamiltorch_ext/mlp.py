@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -203,9 +203,17 @@ def _describe_layers(layers: Iterable[nn.Module | None], activation: str, condit
     biases: list[Tensor | None] = []
     for layer in layers:
         assert isinstance(layer, nn.Linear)
-        weights.append(layer.weight)
-        biases.append(layer.bias)
+        weights.append(_parameter(layer, "weight"))
+        biases.append(_parameter(layer, "bias"))
     return MLP(tuple(weights), tuple(biases), activation, condition_dim)
+
+
+def _parameter(layer: nn.Linear, name: str) -> Any:
+    """The attribute, in a third of its time. A parametrized one is not among the parameters."""
+    try:
+        return layer._parameters[name]
+    except KeyError:
+        return getattr(layer, name)
 
 
 def _why_not_plain(H: nn.Module) -> str | None:

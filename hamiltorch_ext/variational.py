@@ -159,7 +159,7 @@ def del_rollout(
     impulses = None if forces is None else forces.reshape(batch, steps, d)
     step = _Step(L, dt, friction, discrete_forces, constraint, _by_sample(condition, batch))
     action = describe_action(L)
-    reason = action if isinstance(action, str) else _why_not_native(action, q0, step)
+    reason = action if isinstance(action, str) else _why_not_native(action, start, step)
     if backend == "native" and reason is not None:
         raise ValueError(f"backend='native' cannot run this rollout: {reason}")
     if backend != "reference" and reason is None:
@@ -167,8 +167,9 @@ def del_rollout(
         trajectory, info = _native(action, step, start, second, steps, impulses, float(tol), max_iterations)
     else:
         trajectory, info = _reference(step, start, second, steps, impulses, tol, max_iterations)
-    trajectory = trajectory.reshape(*shape, steps + 2, d)
-    info = DELInfo(*(field.reshape(*shape, steps) for field in info))
+    if q0.ndim != 2:
+        trajectory = trajectory.reshape(*shape, steps + 2, d)
+        info = DELInfo(*(field.reshape(*shape, steps) for field in info))
     if return_info:
         return trajectory, info
     if not torch.compiler.is_compiling() and not bool(info.converged.all()):
@@ -220,7 +221,7 @@ def _why_not_native(action: ActionMLP, q0: Tensor, step: _Step) -> str | None:
         return f"there is no kernel for {q0.device.type}"
     if transformed():
         return "torch.func transforms and forward-mode differentiation do not see through a native call"
-    return kernels.why_not(q0.reshape(-1, q0.shape[-1]), tuple(weight.shape[0] for weight in network.weights[:-1]))
+    return kernels.why_not(q0, tuple(weight.shape[0] for weight in network.weights[:-1]))
 
 
 def _native(
@@ -234,13 +235,15 @@ def _native(
     max_iterations: int,
 ) -> tuple[Tensor, DELInfo]:
     """The same by the native kernels, in one call."""
+    if torch.is_inference_mode_enabled():
+        recorded = torch.is_grad_enabled()  # leaving inference mode would switch it on
+        with torch.inference_mode(False), torch.set_grad_enabled(recorded):
+            return _native(action, step, q0, q1, steps, impulses, tol, max_iterations)
     check_condition(step.condition, action.network.condition_dim)
     damping = step.damping if isinstance(step.damping, Tensor) else q0.new_full(q0.shape[-1:], step.damping)
-    recorded = torch.is_grad_enabled()  # leaving inference mode would switch it on
     settings = Settings(steps, tol, max_iterations)
-    with torch.inference_mode(False), torch.set_grad_enabled(recorded):
-        kernels = KERNELS[q0.device.type]
-        outcome = rollout(kernels, action, q0, q1, step.dt, damping, step.condition, impulses, settings)
+    kernels = KERNELS[q0.device.type]
+    outcome = rollout(kernels, action, q0, q1, step.dt, damping, step.condition, impulses, settings)
     return outcome.trajectory, DELInfo(*outcome[1:])
 
 
@@ -455,8 +458,10 @@ def _gather(solutions: list[_newton.Solution], q0: Tensor) -> DELInfo:
 
 def _plain(q: Tensor) -> Tensor:
     """A tensor born in inference mode cannot enter autograd; a clone made outside it can."""
+    if not q.is_inference():
+        return q
     with torch.inference_mode(False):
-        return q.clone() if q.is_inference() else q
+        return q.clone()
 
 
 def _check_configurations(q0: Tensor, other: Tensor, name: str = "q1") -> None:
