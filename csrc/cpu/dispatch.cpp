@@ -33,7 +33,7 @@ int supported_implementations(const Implementation** out, int capacity) {
     if (supported && count < capacity) out[count++] = &implementation;
   };
   add(kBaseline, true);
-#if defined(__x86_64__)
+#if defined(HAMILTORCH_X86)  // the other instruction sets are built
   __builtin_cpu_init();
   add(kAvx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
