@@ -107,6 +107,8 @@ class Kernels(Protocol):
         """Gradients of -sum_k l_k . r_k with the points held fixed, l being the multipliers and r the equations."""
 
 
+# A compiler would see addresses here, and nothing to trace.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def rollout(
     kernels: Kernels,
     action: ActionMLP,

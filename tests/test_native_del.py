@@ -284,6 +284,22 @@ def test_memory_in_any_order():
     assert torch.equal(got, want)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler asks for it
+def test_within_a_compiled_function():
+    """A compiler breaks its graph there: the same bits, and gradients."""
+    L, arguments = problem(3)
+
+    def energy(q0, q1):
+        return del_rollout(L, 2 * q0, 2 * q1, 4, dt=0.1, backend="native").square().sum()
+
+    leaves = [arguments["q0"].requires_grad_(), arguments["q1"].requires_grad_()]
+    want = energy(*leaves)
+    got = torch.compile(energy, backend="eager")(*leaves)
+    assert torch.equal(got, want)
+    for g, w in zip(torch.autograd.grad(got, leaves), torch.autograd.grad(want, leaves), strict=True):
+        assert torch.equal(g, w)
+
+
 def test_failures_leave_gradients_of_others_alone():
     """A sample that fails midway is constant from there; one that begins with infinity has no gradient at all."""
     L, arguments = problem(3, batch=6, condition_dim=1)
