@@ -146,7 +146,7 @@ def del_rollout(
     max_iterations = _checked_count("max_iterations", max_iterations, 1)
     if not (isinstance(tol, numbers.Real) and 0 < tol < math.inf):
         raise ValueError(f"tol must be a positive number, got {tol!r}")
-    dt = _checked_dt(dt)
+    dt = _checked_dt(dt, q0)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     shape, d = q0.shape[:-1], q0.shape[-1]
@@ -363,7 +363,7 @@ def initialize_from_state(
     Differentiable once. A ``RuntimeWarning`` tells of samples that were not solved; those are NaN.
     """
     _check_configurations(q0, p0, "p0")
-    dt = _checked_dt(dt)
+    dt = _checked_dt(dt, q0)
     condition = _checked_condition(condition, q0)
     d = q0.shape[-1]
     q, p = _plain(q0).reshape(-1, d), _plain(p0).reshape(-1, d)
@@ -409,7 +409,7 @@ def del_residual(
     condition = _checked_condition(condition, q[..., 0, :])
     action = describe_action(L)
     slots = partial(slot_derivatives, L) if isinstance(action, str) else action.slot_derivatives
-    dt, damping = _checked_dt(dt), _checked_damping(damping, q)
+    dt, damping = _checked_dt(dt, q), _checked_damping(damping, q)
     q0, q1 = q[..., :-1, :], q[..., 1:, :]
     if condition is not None:
         condition = condition.unsqueeze(-2).expand(*q0.shape[:-1], condition.shape[-1])
@@ -429,7 +429,7 @@ def regularity_penalty(
     _check_configurations(q0, q1)
     if not least > 0:
         raise ValueError(f"least must be positive, got {least}")
-    dt = _checked_dt(dt)
+    dt = _checked_dt(dt, q0)
     smallest = torch.linalg.svdvals(dt * D1D2(L, q0, q1, dt, _checked_condition(condition, q0)))[..., -1]
     return torch.relu(1 - smallest / least).square().mean()
 
@@ -526,11 +526,12 @@ def _checked_count(name: str, count: int, least: int) -> int:
     return int(count)
 
 
-def _checked_dt(dt: float | Tensor) -> float | Tensor:
+def _checked_dt(dt: float | Tensor, q: Tensor) -> float | Tensor:
     if isinstance(dt, Tensor):
         if dt.ndim or not dt.dtype.is_floating_point:
             raise ValueError(f"dt must be a float or a 0-d floating-point tensor, got {dt.dtype} {tuple(dt.shape)}")
-        if dt.is_cuda:  # its value is read where it is used: asking for it would wait
+        dt = _plain(dt)
+        if dt.is_cuda and q.is_cuda:  # its value is read where it is used: asking for it would wait
             return dt
         value = float(dt.detach())
     elif isinstance(dt, bool) or not isinstance(dt, numbers.Real):

@@ -387,6 +387,13 @@ class TestLargeResults:
             assert list(pool.map(work, seeds)) == [work(seed) for seed in seeds]
 
 
+@pytest.mark.parametrize("steps", [2**61 - 2, 2**62, 2**40])
+def test_results_beyond_memory(steps):
+    """Declined, so that torch's own allocator says so; the first one's bytes are 2^64 - 8."""
+    with pytest.raises(RuntimeError, match=r"memory|overflow|too large|[Ss]torage"), torch.no_grad():
+        leapfrog_rollout(HamiltonianMLP(2, (3,)), torch.zeros(1, 2), 0.1, steps)
+
+
 def set_entry(H, value):
     H.layers._modules["1"] = value
 

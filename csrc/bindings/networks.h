@@ -79,7 +79,7 @@ class Networks {
   bool hooked(const pybind11::dict& fields) const {
     for (const pybind11::object* name : {&hooks_, &pre_hooks_}) {
       const pybind11::handle hooks = find(fields, *name);
-      if (!hooks || PyDict_Size(hooks.ptr()) != 0) return true;
+      if (!hooks || !PyDict_Check(hooks.ptr()) || PyDict_Size(hooks.ptr()) != 0) return true;
     }
     return false;
   }

@@ -37,7 +37,11 @@ class ResultMemory {
     const std::unique_lock<std::mutex> lock =
         keeps(size) ? std::unique_lock(mutex_, std::try_to_lock) : std::unique_lock<std::mutex>();
     if (!lock) return std::free(memory);
-    kept_.push_front({memory, rounded(size)});
+    try {
+      kept_.push_front({memory, rounded(size)});
+    } catch (const std::bad_alloc&) {
+      return std::free(memory);
+    }
     for (bytes_ += rounded(size); bytes_ > kMost; kept_.pop_back()) {
       bytes_ -= kept_.back().size;
       std::free(kept_.back().memory);

@@ -127,7 +127,7 @@ class Tensors {
     for (size_t i = ndim; i-- > 1;) held->sizes[ndim + i - 1] = held->sizes[ndim + i] * shape[i];
     held->bytes = sizeof(T);
     for (const int64_t size : shape)
-      if (__builtin_mul_overflow(held->bytes, size, &held->bytes)) throw std::bad_alloc();
+      if (__builtin_mul_overflow(held->bytes, size, &held->bytes) || held->bytes > PTRDIFF_MAX) throw std::bad_alloc();
     T* const data = static_cast<T*>(ResultMemory::instance().take(held->bytes));
     const int64_t* const sizes = held->sizes.data();
     held->managed = {dlpack::kMajor, 0, held.get(), Held::release, 0, {}};

@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <cfenv>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -133,6 +134,24 @@ struct OpenMp {
   }
 };
 
+// A task that every thread runs in the caller's floating-point mode: members of a team decide each for itself, and must
+// not come to different numbers because torch.set_flush_denormal, say, speaks of its own thread alone.
+struct InMode {
+  void (*task)(void*, int);
+  void* context;
+  std::fenv_t mode;
+
+  static void run(void* self, int index) {
+    const InMode& call = *static_cast<const InMode*>(self);
+    if (index == 0) return call.task(call.context, 0);
+    std::fenv_t own;
+    std::fegetenv(&own);
+    std::fesetenv(&call.mode);
+    call.task(call.context, index);
+    std::fesetenv(&own);
+  }
+};
+
 }  // namespace
 
 void parallel(int threads, void (*task)(void*, int), void* context) {
@@ -140,12 +159,14 @@ void parallel(int threads, void (*task)(void*, int), void* context) {
     task(context, 0);
     return;
   }
+  InMode call = {task, context, {}};
+  std::fegetenv(&call.mode);
   static_cast<void>(registered);
   static const OpenMp openmp;
   Threads& shared = the_threads();
   const std::lock_guard<std::mutex> lock(shared.turn);
-  if (forked.load(std::memory_order_relaxed) || !openmp.run(threads, task, context))
-    shared.pool.run(threads, task, context);
+  if (forked.load(std::memory_order_relaxed) || !openmp.run(threads, InMode::run, &call))
+    shared.pool.run(threads, InMode::run, &call);
 }
 
 void yield_thread() { sched_yield(); }

@@ -5,8 +5,8 @@
 namespace hamiltorch {
 
 // Runs task(context, index) for index in [0, threads) on the process's OpenMP workers or a pool of our own, the caller
-// being index 0, and returns when all have ended. One fork and one join; callers from several threads take turns. Tasks
-// must not throw.
+// being index 0, all in the caller's floating-point mode, and returns when all have ended. One fork and one join;
+// callers from several threads take turns. Tasks must not throw.
 void parallel(int threads, void (*task)(void* context, int index), void* context);
 
 // Gives the processor away while a barrier waits for a thread that has none.

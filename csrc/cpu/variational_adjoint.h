@@ -150,6 +150,7 @@ void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, in
   };
   for (int64_t k = steps; k-- > 0;) {
     load_interval(k + 1);
+    for_states([&](int64_t r, int64_t c) { store(tile.right.row(r) + c, Vec<T>{}); });  // what failed left its padding
     read_rows(arrays.grad_trajectory + (row * steps + k) * d, steps * d, rows, d, tile.right, alone);
     if (k + 1 < steps) {  // nothing comes after the last step
       spread_next();

@@ -1,6 +1,7 @@
 // The native core on its own, for the sanitizers: odd sizes, every instruction set, teams of several threads. Values
 // are checked against a scalar rollout in double, gradients against differences along a random direction.
 #include <algorithm>
+#include <cfenv>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "../cpu/implementation.h"
+#include "../cpu/parallel.h"
 #include "../cuda/scalar_math.h"
 #include "expect.h"
 #include "hamiltorch/device.h"
@@ -265,6 +267,17 @@ void run(const Case& c, int threads, unsigned seed) {
          name + " gradient " + std::to_string(slope) + " against " + std::to_string(measured));
 }
 
+void threads_take_the_callers_mode() {
+  const int before = std::fegetround();
+  int modes[3] = {-1, -1, -1};
+  std::fesetround(FE_UPWARD);
+  parallel(3, [](void* found, int index) { static_cast<int*>(found)[index] = std::fegetround(); }, modes);
+  std::fesetround(before);
+  for (const int mode : modes) expect(mode == FE_UPWARD, "the caller's floating-point mode in every thread");
+  parallel(3, [](void* found, int index) { static_cast<int*>(found)[index] = std::fegetround(); }, modes);
+  for (const int mode : modes) expect(mode == before, "and their own after it");
+}
+
 }  // namespace
 
 int main() {
@@ -296,6 +309,7 @@ int main() {
       }
   }
   expect(!use_implementation("none"), "unknown implementation");
+  threads_take_the_callers_mode();
   const CudaReport report = cuda_report();
   expect(report.state == CudaState::kReady || report.message[0] != 0, "the CUDA report says why there is no device");
   std::printf(failures ? "%d failed\n" : "native tests passed on %d instruction sets\n", failures ? failures : count);
