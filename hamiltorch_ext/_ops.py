@@ -30,7 +30,7 @@ from .activations import ACTIVATIONS
 from .integrators import INTEGRATORS, integrator
 from .mlp import MLP, HamiltonianMLP
 
-__all__ = ["PRECISIONS", "check_precision", "direct_rollout", "rollout", "transformed", "why_not_native"]
+__all__ = ["DIRECT", "PRECISIONS", "check_precision", "direct_rollout", "rollout", "transformed", "why_not_native"]
 
 # Of the products, by device; float64 tensors are computed in float64 whichever is asked for.
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16")}
@@ -51,10 +51,13 @@ _library.define(
 _rollout = torch.ops.hamiltorch.rollout.default
 _rollout_backward = torch.ops.hamiltorch.rollout_backward.default
 
+# The methods of explicit stages.
 _METHODS = {
     name: _C.Method([(stage.mask, stage.coefficient) for stage in method.stages])
     for name, method in INTEGRATORS.items()
+    if method.stages and method.explicit
 }
+DIRECT = frozenset(_METHODS)
 _PLAIN = (Tensor, nn.Parameter)  # a subclass of either may compute what it likes
 
 
@@ -177,6 +180,8 @@ def _to_be_recorded(*tensors: Tensor | None) -> bool:
 
 def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
     """None where the kernels run this rollout, else one line that says why they do not."""
+    if method not in DIRECT:
+        return f"method {method!r} has no kernel"
     if z0.device.type == "cpu":
         return None
     if z0.device.type != "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import warnings
 from typing import Any, Literal, overload
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 
 from . import _ops, reference
-from .integrators import integrator
+from .integrators import INTEGRATORS, Integrator, integrator
 from .mlp import MLP, HamiltonianMLP, check_condition, describe
+from .reference import RolloutInfo, Settings
 
-__all__ = ["euler_rollout", "leapfrog_rollout", "rollout"]
+__all__ = ["RolloutInfo", "checked_settings", "euler_rollout", "leapfrog_rollout", "rollout", "warn_of_failures"]
 
 BACKENDS = ("auto", "native", "reference")
 
@@ -28,6 +30,11 @@ def rollout(
     method: str,
     condition: Tensor | None = ...,
     return_energy: Literal[False] = ...,
+    return_info: Literal[False] = ...,
+    tol: float | None = ...,
+    max_iterations: int = ...,
+    binding: float = ...,
+    require: str | None = ...,
     precision: str = ...,
     recompute: bool = ...,
     backend: str = ...,
@@ -42,10 +49,53 @@ def rollout(
     method: str,
     condition: Tensor | None = ...,
     return_energy: Literal[True],
+    return_info: Literal[False] = ...,
+    tol: float | None = ...,
+    max_iterations: int = ...,
+    binding: float = ...,
+    require: str | None = ...,
     precision: str = ...,
     recompute: bool = ...,
     backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
+@overload
+def rollout(
+    H: Any,
+    z0: Tensor,
+    dt: float | Tensor,
+    steps: int,
+    *,
+    method: str,
+    condition: Tensor | None = ...,
+    return_energy: Literal[False] = ...,
+    return_info: Literal[True],
+    tol: float | None = ...,
+    max_iterations: int = ...,
+    binding: float = ...,
+    require: str | None = ...,
+    precision: str = ...,
+    recompute: bool = ...,
+    backend: str = ...,
+) -> tuple[Tensor, RolloutInfo]: ...
+@overload
+def rollout(
+    H: Any,
+    z0: Tensor,
+    dt: float | Tensor,
+    steps: int,
+    *,
+    method: str,
+    condition: Tensor | None = ...,
+    return_energy: Literal[True],
+    return_info: Literal[True],
+    tol: float | None = ...,
+    max_iterations: int = ...,
+    binding: float = ...,
+    require: str | None = ...,
+    precision: str = ...,
+    recompute: bool = ...,
+    backend: str = ...,
+) -> tuple[Tensor, Tensor, RolloutInfo]: ...
 def rollout(
     H: Any,
     z0: Tensor,
@@ -55,22 +105,37 @@ def rollout(
     method: str,
     condition: Tensor | None = None,
     return_energy: bool = False,
+    return_info: bool = False,
+    tol: float | None = None,
+    max_iterations: int = 50,
+    binding: float = 1.0,
+    require: str | None = None,
     precision: str = "float32",
     recompute: bool = False,
     backend: str = "auto",
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Any:
     """Integrate Hamilton's equations of H from z0 and return every state.
 
     Args:
-        H: a ``HamiltonianMLP``, an ``nn.Sequential`` of Linear layers and one supported activation, or (on the
-            reference path) any callable from z (..., 2d) [and condition] to energies (...).
+        H: a ``HamiltonianMLP``, a ``SeparableHamiltonian``, an ``nn.Sequential`` of Linear layers and one supported
+            activation, or (on the reference path) any callable from z (..., 2d) [and condition] to energies (...).
         z0: initial states (q, p), shape (..., 2d), float32 or float64.
         dt: time step in the units of the learned dynamics; a float or a 0-d tensor (then differentiable). Negative dt
             runs backward in time.
         steps: number of steps, zero or more.
-        method: a name in ``hamiltorch_ext.integrators.INTEGRATORS``: "leapfrog" or "euler".
+        method: a name in ``hamiltorch_ext.integrators.INTEGRATORS``, which says what each costs and keeps: "euler",
+            "symplectic_euler", "leapfrog" (explicit, H-JEPA's Algorithm 1), "stormer_verlet" (generalised),
+            "implicit_midpoint", "yoshida4", "extended" (Tao) or "discrete_gradient" (Gonzalez).
         condition: per-trajectory input of H, shape (..., condition_dim).
         return_energy: also return H at every state.
+        return_info: also return a ``RolloutInfo`` of the implicit methods' solves; without it, a warning tells of
+            steps that were not solved.
+        tol: of implicit methods: a step's equations are solved when no entry of them is larger than ``tol`` times one
+            plus the largest of the solution. By default 1e-6 in float32 and 1e-13 in float64: what they keep they keep
+            to this tolerance.
+        max_iterations: of implicit methods, most iterations of one solve.
+        binding: of "extended": omega, in the units of one over dt, that binds the two copies of the phase space.
+        require: "symplectic", "symmetric" or "energy": a ValueError where ``method`` does not keep that for this H.
         precision: arithmetic of the products with float32 inputs, whose sums and states stay float32: "float32",
             "bfloat16" (7 bits of mantissa; on CPUs those with AVX-512 BF16), and on CUDA also "tf32" (10 bits). float64
             inputs are computed in float64.
@@ -81,14 +146,24 @@ def rollout(
             native where the kernels know H and the device, else reference with a warning that says why.
 
     Returns:
-        Trajectory (..., steps + 1, 2d), index 0 is z0; with ``return_energy`` also energies (..., steps + 1). Both are
-        differentiable once in z0, dt, the condition and H's parameters (any number of times on the reference path).
+        Trajectory (..., steps + 1, 2d), index 0 is z0; with ``return_energy`` also energies (..., steps + 1), with
+        ``return_info`` also a ``RolloutInfo``. Trajectory and energies are differentiable once in z0, dt, the condition
+        and H's parameters (explicit methods on the reference path: any number of times), implicit methods by the
+        implicit function theorem. A step that was not solved holds the best that was found, and is constant.
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype, device or value; the message names it.
     """
-    integrator(method)
-    if type(H) is HamiltonianMLP and precision in _ops.PRECISIONS["cpu"] and backend in ("auto", "native"):
+    table = integrator(method)
+    if require is not None:
+        _check_structure(table, H, require)
+    if (
+        type(H) is HamiltonianMLP
+        and method in _ops.DIRECT
+        and precision in _ops.PRECISIONS["cpu"]
+        and backend in ("auto", "native")
+        and not return_info
+    ):
         # Ahead of the checks, which take longer than a small rollout: what they would find is declined here.
         result = _ops.direct_rollout(H, z0, dt, steps, method, condition, return_energy, precision)
         if result is not None:
@@ -100,6 +175,7 @@ def rollout(
         raise TypeError(f"steps must be an integer, got {type(steps).__name__}")
     if steps < 0:
         raise ValueError(f"steps must be zero or positive, got {steps}")
+    settings = checked_settings(tol, max_iterations, binding)
     _ops.check_precision(precision, z0)
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -112,25 +188,36 @@ def rollout(
         check_condition(condition, mlp.condition_dim)
     condition = _checked_condition(condition, z0)
 
-    if isinstance(mlp, MLP) and backend != "native" and _transformed():
+    system = reference.field(H, condition)
+    seen_through = isinstance(mlp, MLP) and backend != "native" and _transformed()
+    if seen_through:
         # torch.func and forward mode see through plain operations only: neither a native call nor an autograd pass.
-        energy = (lambda z: mlp.energy(z, condition)) if return_energy else None
-        return reference.integrate(lambda z: mlp.gradient(z, condition), energy, z0, dt, int(steps), method)
-    if backend != "reference":
+        if not table.explicit:
+            raise ValueError(f"method={method!r} solves equations, which torch.func transforms do not see through")
+        assert isinstance(mlp, MLP)
+        network = mlp
+        system = reference.Field(lambda z: network.energy(z, condition), lambda z: network.gradient(z, condition))
+    elif backend != "reference":
         reason = mlp if isinstance(mlp, str) else _why_not_native(mlp, z0, method, precision)
         if reason is None and _transformed():
             reason = "torch.func transforms and forward-mode differentiation do not see through a native call"
         if reason is None:
             assert isinstance(mlp, MLP)
-            return _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision, recompute)
+            results = _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision, recompute)
+            info = reference.gather_reports([[]] * int(steps), z0) if return_info else None
+            return _chosen(*results, info)
         if backend == "native":
             raise ValueError(f"backend='native' cannot run this rollout: {reason}")
         warnings.warn(f"running on the torch reference path, many times slower: {reason}", stacklevel=3)
     # The native operator checks dt's value where it reads it; so does this, but not while tracing. On a GPU neither
     # does: to read it would be to wait for the device.
-    if dt.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.isfinite(dt):
+    if dt.device.type == "cpu" and not seen_through and not torch.compiler.is_compiling() and not torch.isfinite(dt):
         raise ValueError(f"dt must be finite, got {dt.item()}")
-    return reference.rollout(H, z0, dt, int(steps), method=method, condition=condition, return_energy=return_energy)
+    trajectory, info = reference.integrate(system, z0, dt, int(steps), method, settings)
+    if not table.explicit and not return_info:
+        warn_of_failures(info.converged, settings.tolerance(z0.dtype))
+    energies = reference.energies_along(system, trajectory) if return_energy else None
+    return _chosen(trajectory, energies, info if return_info else None)
 
 
 @overload
@@ -163,8 +250,8 @@ def leapfrog_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **optio
     """``rollout`` with ``method="leapfrog"``: kick, drift, kick (H-JEPA, Algorithm 1); three gradients a step.
 
     Second order, symplectic and reversible for separable H = T(p) + V(q) only: for a general MLP the explicit form is
-    of first order and neither, and ``diagnostics.symplectic_defect`` measures by how much. Arguments and results as in
-    ``rollout``.
+    of first order and neither, and ``diagnostics.symplectic_defect`` measures by how much; "stormer_verlet" is what it
+    approximates. Arguments and results as in ``rollout``.
     """
     return rollout(H, z0, dt, steps, method="leapfrog", **options)
 
@@ -218,11 +305,10 @@ def _native(
     return_energy: bool,
     precision: str,
     recompute: bool,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     result = _ops.direct_rollout(mlp, z0, dt, steps, method, condition, return_energy, precision)
     if result is not None:
-        trajectory, energies, _ = result
-        return trajectory if energies is None else (trajectory, energies)
+        return result[:2]
     batch = z0.shape[:-1]
     if len(batch) != 1:
         z0 = z0.reshape(-1, mlp.dim) if z0.numel() else z0.new_empty(0, mlp.dim)
@@ -232,7 +318,51 @@ def _native(
     if len(batch) != 1:
         trajectory = trajectory.reshape(*batch, steps + 1, mlp.dim)
         energies = energies.reshape(*batch, steps + 1) if return_energy else energies
-    return (trajectory, energies) if return_energy else trajectory
+    return trajectory, energies if return_energy else None
+
+
+def _chosen(trajectory: Tensor, energies: Tensor | None, info: RolloutInfo | None) -> Any:
+    results = tuple(result for result in (trajectory, energies, info) if result is not None)
+    return results if len(results) > 1 else trajectory
+
+
+def warn_of_failures(converged: Tensor, tol: float) -> None:
+    """RuntimeWarning where a sample of ``converged`` (..., steps) has a step that was not solved."""
+    if torch.compiler.is_compiling() or bool(converged.all()):
+        return
+    alive = converged.flatten(0, -2).all(-1) if converged.ndim > 1 else converged.all(-1, keepdim=True)
+    warnings.warn(
+        f"{int((~alive).sum())} of {alive.numel()} trajectories were not solved to tol={tol} "
+        "(return_info=True says which and where)",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def checked_settings(tol: float | None, max_iterations: int, binding: float) -> Settings:
+    """The settings of the methods that have some; ValueError, TypeError name the one that is wrong."""
+    if tol is not None and (isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0 < tol < math.inf):
+        raise ValueError(f"tol must be a positive number or None, got {tol!r}")
+    if isinstance(max_iterations, bool) or not isinstance(max_iterations, numbers.Integral):
+        raise TypeError(f"max_iterations must be an integer, got {type(max_iterations).__name__}")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations must be one or more, got {max_iterations}")
+    if isinstance(binding, bool) or not isinstance(binding, numbers.Real) or not math.isfinite(binding):
+        raise ValueError(f"binding must be a finite number, got {binding!r}")
+    return Settings(None if tol is None else float(tol), int(max_iterations), float(binding))
+
+
+def _check_structure(table: Integrator, H: Any, structure: str) -> None:
+    separable = bool(getattr(H, "separable", False))
+    if table.keeps(structure, separable):
+        return
+    others = [method.name for method in INTEGRATORS.values() if method.keeps(structure, separable)]
+    kind = "separable H" if separable else f"general H(q, p) such as this {type(H).__name__}"
+    note = " (for separable H = T(p) + V(q) it does)" if table.keeps(structure, True) else ""
+    raise ValueError(
+        f"method={table.name!r} does not keep {structure!r} structure for a {kind}{note}; "
+        f"method must be one of {', '.join(map(repr, others))}"
+    )
 
 
 def _transformed() -> bool:

@@ -106,19 +106,22 @@ def separable_mlp(d=4):
     return sequential(problem)
 
 
-# Explicit leapfrog is of second order where H is separable; for a general H its kicks lack the half of the mixed
-# derivative's term that an implicit kick would have, and it is of first order.
-ORDERS = {("leapfrog", "separable"): 2, ("leapfrog", "general"): 1, ("euler", "separable"): 1, ("euler", "general"): 1}
-
-
-@pytest.mark.parametrize(("method", "energy"), ORDERS)
+@pytest.mark.filterwarnings("ignore:running on the torch reference path")
+@pytest.mark.parametrize("energy", ["separable", "general"])
+@pytest.mark.parametrize("method", integrators.INTEGRATORS.values(), ids=lambda method: method.name)
 def test_order(method, energy):
-    """The error after a fixed time falls with the method's order."""
+    """The error after a fixed time falls with the order that the table states.
+
+    Explicit leapfrog's kicks lack the half of the mixed derivative's term that an implicit kick would have: for a
+    general H it is of first order.
+    """
     H, z, time = {"separable": separable_mlp, "general": mlp}[energy](), states(), 1.0
+    order = method.order if energy == "general" else method.order_if_separable
+    numbers = (64, 128) if order < 4 else (16, 32)
     with torch.no_grad():
-        exact = classical_runge_kutta(H, z, time / 512, 512)
-        errors = [(rollout(H, z, time / n, n, method=method)[:, -1] - exact).norm() for n in (128, 256)]
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDERS[method, energy], abs=0.1)
+        exact = classical_runge_kutta(H, z, time / 1024, 1024)
+        errors = [(rollout(H, z, time / n, n, method=method.name)[:, -1] - exact).norm() for n in numbers]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
 
 
 def classical_runge_kutta(H, z, dt, steps):
@@ -134,11 +137,6 @@ def classical_runge_kutta(H, z, dt, steps):
         k3 = field(z + dt / 2 * k2)
         z = z + dt / 6 * (k1 + 2 * k2 + 2 * k3 + field(z + dt * k3))
     return z
-
-
-@pytest.mark.parametrize("method", integrators.INTEGRATORS)
-def test_the_table_states_the_order_on_separable_energies(method):
-    assert integrators.INTEGRATORS[method].order_if_separable == ORDERS[method, "separable"]
 
 
 def test_energy_drift_is_what_it_says():
