@@ -113,18 +113,23 @@ def conjugate_residuals(multiply: Map, right: Tensor, tol: float) -> tuple[Tenso
     """x with A x = right (..., n) by GCR, A given by its products, until what is left is ``tol`` of it; and that."""
     x, left = torch.zeros_like(right), right
     target = tol * _norm(right)
+    negligible = 64 * torch.finfo(right.dtype).eps
     directions: list[tuple[Tensor, Tensor]] = []
     for _ in range(min(DIRECTIONS, 2 * right.shape[-1] + 2)):
-        if not (_norm(left) > target).any():
+        open_ = _norm(left) > target
+        if not open_.any():
             break
         direction = left
         image = multiply(direction)
+        whole = _norm(image)
         for _ in range(2):  # the second time against rounding
             for before, its_image in directions:
                 along = (its_image * image).sum(-1, keepdim=True)
                 image, direction = image - along * its_image, direction - along * before
-        size = _norm(image).unsqueeze(-1)
-        inverse = torch.where(size > 0, 1 / size, 0)
+        size = _norm(image)
+        # A sample that has arrived waits for the others, and what is rounding of earlier images is no new direction:
+        # made a unit vector, it would spoil x.
+        inverse = torch.where(open_ & (size > negligible * whole), 1 / size, 0).unsqueeze(-1)
         image, direction = image * inverse, direction * inverse
         along = (image * left).sum(-1, keepdim=True)
         x, left = x + along * direction, left - along * image
