@@ -80,7 +80,7 @@ def solve(
 
 
 def differentiable(F: Map, w: Tensor) -> Tensor:
-    """F(w) with the derivative of the fixed point w by all that F closes over; once differentiable.
+    """The fixed point w of F with its derivative by all that F closes over; once differentiable.
 
     With u the cotangent of w, what F's other inputs receive is that of F with (1 - dF/dw)^-T u.
     """
@@ -106,7 +106,8 @@ def differentiable(F: Map, w: Tensor) -> Tensor:
         return solution
 
     image.register_hook(through)
-    return image
+    # The value is w itself: where F does not contract, F(w) is further off, and gradients should change no value.
+    return w + (image - image.detach())
 
 
 def conjugate_residuals(multiply: Map, right: Tensor, tol: float) -> tuple[Tensor, Tensor]:

@@ -44,3 +44,30 @@ def test_directions_end_with_the_space_that_they_span():
     x, left = _implicit.conjugate_residuals(lambda v: (A @ v.unsqueeze(-1)).squeeze(-1), right, 0.0)
     torch.testing.assert_close(x, right / torch.stack((few, many)), rtol=1e-14, atol=0)
     assert left.max() < 1e-14
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_mode_changes_no_value(method, mode):
+    z = states().requires_grad_()
+    trajectory, info = run(method, z)
+    with mode():
+        same, its_info = run(method, states())
+    assert info.converged.all()
+    assert torch.equal(same, trajectory)
+    assert same.is_inference() == (mode is torch.inference_mode)
+    assert all(torch.equal(mine, its) for mine, its in zip(info, its_info, strict=True))
+
+
+def test_inputs_born_in_inference_mode():
+    def of_condition(z, c):
+        return stiff(z) + (c * z).sum(-1)
+
+    z, c, dt = states(), torch.ones(5, 4, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    want = reference.rollout(of_condition, z, dt, 3, method="discrete_gradient", condition=c)
+    with torch.inference_mode():
+        got, info = reference.rollout(
+            of_condition, z.clone(), dt.clone(), 3, method="discrete_gradient", condition=c.clone(), return_info=True
+        )
+    assert info.converged.all()
+    assert torch.equal(got, want)
