@@ -5,8 +5,8 @@
 A pendulum turns in a bearing and is pushed by a motor: dq/dt = p, dp/dt = -sin q - c p + g u. Its energy is known;
 where R = L Lᵀ takes energy away and where G lets the control u in is learned from noisy motions under random controls.
 A learned R cannot feed the pendulum, whatever noise it was learned from, and the discrete gradient keeps that in every
-step: the energy rises by no more than the motor's work. Last, the same system runs at a step so long that explicit Euler
-makes energy from nothing.
+step: the energy rises by no more than the motor's work. Last, the same system is pushed at random in steps so long that
+other methods make energy from nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from matplotlib import pyplot as plt
 
 DT = 0.1
 SPAN = 30  # steps of a training motion
+LONG = 0.5  # time step of the last comparison
 FRICTION, MOTOR = 0.3, 0.8
 COLOURS = {"discrete_gradient": "#15803d", "stormer_verlet": "#1d4ed8", "euler": "#c2410c"}
 
@@ -93,13 +94,11 @@ def main() -> None:
         print(f"over {DT * steps:.0f} s the motor supplies {work[-1]:.3f}, friction takes {lost:.3f}")
         print(f"angle: at most {(path - truth)[:, 0].abs().max():.3f} rad from the true pendulum's")
 
-        long, swings = 1.0, torch.randn(64, 2)
-        gains = {}
+        swings, pushes, gains = torch.randn(64, 2), torch.randn(64, 40, 1), {}
         for method in COLOURS:
-            free = torch.zeros(40, 1)
-            gains[method] = diagnostics.passivity_violation(learned, swings, free, long, method=method).relative
-            print(f"steps of {long} s without controls by {method}: "
-                  f"{(gains[method] > 1e-12).double().mean():.1%} gain energy")  # fmt: skip
+            gains[method] = diagnostics.passivity_violation(learned, swings, pushes, LONG, method=method).relative
+            share = (gains[method] > 1e-12).double().mean()
+            print(f"steps of {LONG} s by {method}: {share:.1%} gain more than the motor's work")
 
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.0), layout="constrained")
@@ -114,8 +113,8 @@ def main() -> None:
     axes[1].legend(frameon=False)
     for method, values in gains.items():
         axes[2].plot(values.clamp(min=1e-17).amax(0), ".-", color=COLOURS[method], markersize=4, label=method)
-    axes[2].set(yscale="log", xlabel="step of 1 s", ylabel="gain over the spread of H",
-                title="Largest gain of energy without controls")  # fmt: skip
+    axes[2].set(yscale="log", xlabel=f"step of {LONG} s", ylabel="energy over the spread of H",
+                title="Largest gain beyond the motor's work, 1e-17 for none")  # fmt: skip
     axes[2].legend(frameon=False)
     figure.savefig(options.plot, dpi=150)
     print(f"plot: {options.plot}")

@@ -128,7 +128,7 @@ def supplied_energy(
         dt: the time step.
         condition: per-trajectory input of H, shape (..., condition_dim).
 
-    Source: van der Schaft and Jeltsema (2014), eq. 2.23; Gonzalez (1996), eq. 2.
+    Source: van der Schaft and Jeltsema (2014), the output of a port; Gonzalez (1996), the discrete gradient.
     """
     if trajectory.ndim < 2 or controls.ndim < 2 or trajectory.shape[-2] != controls.shape[-2] + 1:
         raise ValueError(

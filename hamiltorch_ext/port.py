@@ -4,7 +4,8 @@
 
 H is an energy, L and G are matrices, constant or functions of the state, f is a residual, gamma a linear damping of the
 momenta. With f = 0 and gamma = 0 the energy rises by no more than the controls supply: dH/dt = y . u - |L^T grad H|^2,
-where y = G^T grad H is the output at the ports. Source: van der Schaft and Jeltsema (2014), section 2.
+where y = G^T grad H is the output at the ports. Source: van der Schaft and Jeltsema (2014), input-state-output
+port-Hamiltonian systems.
 """
 
 from __future__ import annotations
@@ -297,8 +298,8 @@ def port_rollout(
     Raises:
         ValueError, TypeError: an argument's shape, dtype, device or value; the message names it.
 
-    Source: Gonzalez (1996), eq. 2; McLachlan, Quispel and Robidoux (1999), section 2, for dissipation; Bhatt, Floyd and
-    Moore (2016) for the damping.
+    Source: Gonzalez (1996), midpoint discrete gradient; McLachlan, Quispel and Robidoux (1999), discrete gradients of
+    systems that dissipate; Bhatt, Floyd and Moore (2016), linear damping.
     """
     if not isinstance(system, PortHamiltonian):
         raise TypeError(f"system must be a PortHamiltonian, got {type(system).__name__}")
@@ -317,15 +318,15 @@ def port_rollout(
     condition = _condition_of(system, condition, z0)
 
     if table.explicit or not torch.is_inference_mode_enabled():
-        results = _integrate(system, z0, controls, dt, method, condition, return_energy, settings)
+        trajectory, energies, info = _integrate(system, z0, controls, dt, method, condition, return_energy, settings)
     else:
         # Newton's method differentiates, which inference mode does not know.
         with torch.inference_mode(False), torch.no_grad():
-            condition = None if condition is None else plain(condition)
-            results = _integrate(
+            trajectory, energies, info = _integrate(
                 system, plain(z0), plain(controls), plain(dt), method, condition, return_energy, settings
             )
-    trajectory, energies, info = results
+        trajectory, energies = trajectory.clone(), None if energies is None else energies.clone()
+        info = RolloutInfo(*(entry.clone() for entry in info))
     if not return_info:
         warn_of_failures(info.converged, settings.tolerance(z0.dtype))
     return _chosen(trajectory, energies, info if return_info else None)

@@ -359,6 +359,7 @@ def test_the_grad_mode_changes_no_value(mode, method):
     for results in (plain, born):
         for got, want in zip(results, recorded, strict=True):
             assert not got.requires_grad
+            assert got.is_inference() == (mode is torch.inference_mode)
             assert torch.equal(got, want)
 
 
