@@ -30,6 +30,7 @@ from .activations import Sin
 from .build import build_info
 from .lagrangians import DiscreteLagrangianMLP, MechanicalLagrangian
 from .mlp import HamiltonianMLP
+from .port import PortHamiltonian, port_rollout
 from .rollouts import euler_rollout, leapfrog_rollout, rollout
 from .variational import del_rollout
 
@@ -37,6 +38,7 @@ __all__ = [
     "DiscreteLagrangianMLP",
     "HamiltonianMLP",
     "MechanicalLagrangian",
+    "PortHamiltonian",
     "Sin",
     "build_info",
     "cuda_plans",
@@ -45,6 +47,7 @@ __all__ = [
     "euler_rollout",
     "integrators",
     "leapfrog_rollout",
+    "port_rollout",
     "reference",
     "rollout",
 ]

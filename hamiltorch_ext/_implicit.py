@@ -80,7 +80,7 @@ def solve(
 
 
 def differentiable(F: Map, w: Tensor) -> Tensor:
-    """F(w) with the derivative of the fixed point w by all that F closes over; once differentiable.
+    """The fixed point w of F with its derivative by all that F closes over; once differentiable.
 
     With u the cotangent of w, what F's other inputs receive is that of F with (1 - dF/dw)^-T u.
     """
@@ -106,25 +106,31 @@ def differentiable(F: Map, w: Tensor) -> Tensor:
         return solution
 
     image.register_hook(through)
-    return image
+    # The value is w itself: where F does not contract, F(w) is further off, and gradients should change no value.
+    return w + (image - image.detach())
 
 
 def conjugate_residuals(multiply: Map, right: Tensor, tol: float) -> tuple[Tensor, Tensor]:
     """x with A x = right (..., n) by GCR, A given by its products, until what is left is ``tol`` of it; and that."""
     x, left = torch.zeros_like(right), right
     target = tol * _norm(right)
+    negligible = 64 * torch.finfo(right.dtype).eps
     directions: list[tuple[Tensor, Tensor]] = []
     for _ in range(min(DIRECTIONS, 2 * right.shape[-1] + 2)):
-        if not (_norm(left) > target).any():
+        open_ = _norm(left) > target
+        if not open_.any():
             break
         direction = left
         image = multiply(direction)
+        whole = _norm(image)
         for _ in range(2):  # the second time against rounding
             for before, its_image in directions:
                 along = (its_image * image).sum(-1, keepdim=True)
                 image, direction = image - along * its_image, direction - along * before
-        size = _norm(image).unsqueeze(-1)
-        inverse = torch.where(size > 0, 1 / size, 0)
+        size = _norm(image)
+        # A sample that has arrived waits for the others, and what is rounding of earlier images is no new direction:
+        # made a unit vector, it would spoil x.
+        inverse = torch.where(open_ & (size > negligible * whole), 1 / size, 0).unsqueeze(-1)
         image, direction = image * inverse, direction * inverse
         along = (image * left).sum(-1, keepdim=True)
         x, left = x + along * direction, left - along * image

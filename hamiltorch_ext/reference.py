@@ -73,11 +73,7 @@ def gradient(H: Energy, z: Tensor, condition: Tensor | None = None) -> Tensor:
     """dH/dz by autograd, shape (..., 2d); differentiable where grad mode is on. Works under ``inference_mode``."""
     differentiable = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
-        # A tensor born in inference mode cannot enter autograd; a clone made outside it can.
-        if z.is_inference():
-            z = z.clone()
-        if condition is not None and condition.is_inference():
-            condition = condition.clone()
+        z = plain(z)
         if not z.requires_grad:
             z = z.detach().requires_grad_()
         energy = _energy(H, z, condition)
@@ -129,6 +125,13 @@ def integrate(
 ) -> tuple[Tensor, RolloutInfo]:
     """The rollout of a ``Field``: trajectory (..., steps + 1, 2d), and what became of its solves."""
     table = integrator(method)
+    if not table.explicit and torch.is_inference_mode_enabled():
+        # Newton's method differentiates, which inference mode does not know.
+        with torch.inference_mode(False), torch.no_grad():
+            trajectory, info = integrate(
+                system, plain(z0), plain(dt) if isinstance(dt, Tensor) else dt, steps, method, settings
+            )
+        return trajectory.clone(), RolloutInfo(*(entry.clone() for entry in info))
     stages = table.separable_stages if system.separable else table.stages
     state = torch.cat((z0, z0), dim=-1) if method == "extended" else z0.clone()
     states, reports = [state], []
@@ -205,6 +208,14 @@ def discrete_gradient(system: Field, z: Tensor, y: Tensor) -> Tensor:
     return g + factor.unsqueeze(-1) * change
 
 
+def plain(x: Tensor) -> Tensor:
+    """A tensor born in inference mode cannot enter autograd; a clone made outside it can."""
+    if not x.is_inference():
+        return x
+    with torch.inference_mode(False):
+        return x.clone()
+
+
 def rotate(gradient: Tensor) -> Tensor:
     """J g = (g_p, -g_q)."""
     dq, dp = gradient.chunk(2, dim=-1)
@@ -227,7 +238,7 @@ def solve_step(
 
 def _energy(H: Energy, z: Tensor, condition: Tensor | None) -> Tensor:
     """H(z), shape (...); an ``nn.Sequential`` leaves a last dimension of 1, which is dropped."""
-    energy = H(z) if condition is None else H(z, condition)
+    energy = H(z) if condition is None else H(z, plain(condition))
     if energy.shape == (*z.shape[:-1], 1):
         return energy.squeeze(-1)
     if energy.shape != z.shape[:-1]:

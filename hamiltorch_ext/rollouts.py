@@ -374,7 +374,7 @@ def checked_settings(tol: float | None, max_iterations: int, binding: float) -> 
         raise TypeError(f"max_iterations must be an integer, got {type(max_iterations).__name__}")
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be one or more, got {max_iterations}")
-    if isinstance(binding, bool) or not isinstance(binding, numbers.Real) or not math.isfinite(binding):
+    if isinstance(binding, bool) or not isinstance(binding, numbers.Real) or not abs(binding) < math.inf:
         raise ValueError(f"binding must be a finite number, got {binding!r}")
     return Settings(None if tol is None else float(tol), int(max_iterations), float(binding))
 
