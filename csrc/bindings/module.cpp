@@ -21,6 +21,7 @@
 #include "chain.h"
 #include "cuda_variational.h"
 #include "direct.h"
+#include "direct_variational.h"
 #include "hamiltorch/device.h"
 #include "hamiltorch/rollout.h"
 #include "method.h"
@@ -226,6 +227,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   bind_direct(m);
   bind_chain(m);
   bind_variational(m);
+  bind_direct_variational(m);
   bind_cuda_variational(m);
 
   m.def("instruction_sets", &instruction_sets, "Instruction sets that this processor runs, widest last.");
