@@ -4,7 +4,7 @@ Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the ca
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Chain', 'CudaDelPlan', 'CudaDelRollout', 'CudaPlan', 'DelRollout', 'Direct', 'Method', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'gpu_description', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'supports_bfloat16', 'use_instruction_set']
+__all__: list[str] = ['Chain', 'CudaDelPlan', 'CudaDelRollout', 'CudaPlan', 'DelRollout', 'Direct', 'DirectDel', 'Method', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'gpu_description', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'supports_bfloat16', 'use_instruction_set']
 class Method:
     """
     A method's stages: (moves, coefficient) each, as Stage in hamiltorch/rollout.h.
@@ -80,6 +80,20 @@ class DelRollout:
     """
     def __init__(self, is_double: bool, dim: typing.SupportsInt | typing.SupportsIndex, condition_dim: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activation: typing.SupportsInt | typing.SupportsIndex, weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], mass: typing.SupportsInt | typing.SupportsIndex, damping: typing.SupportsInt | typing.SupportsIndex, dt: typing.SupportsFloat | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, condition: typing.SupportsInt | typing.SupportsIndex, tolerance: typing.SupportsFloat | typing.SupportsIndex, max_iterations: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+class DirectDel:
+    """
+    Discrete Euler-Lagrange rollouts of tensors on the CPU past torch's dispatcher; arguments as Direct's.
+    """
+    def __init__(self, exchange: typing.Any, tensor: typing.Any, parameter: typing.Any, module: typing.Any, linear: typing.Any, activations: dict) -> None:
+        ...
+    def rollout(self, network: typing.Any, mass: typing.Any, dt: typing.Any, damping: typing.Any, condition: typing.Any, settings: tuple, threads: typing.SupportsInt | typing.SupportsIndex, q0: typing.Any, q1: typing.Any, impulses: typing.Any, recording: bool) -> typing.Any:
+        """
+        (trajectory, converged, iterations, residual, smallest_pivot), how many samples failed, and the weights and biases if with `recording` anything requires a gradient, else None. None in place of all where an argument is not plain or does not fit.
+        """
+    def rollout_backward(self, network: typing.Any, mass: typing.Any, dt: typing.Any, damping: typing.Any, condition: typing.Any, settings: tuple, threads: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.Any, converged: typing.Any, grad_trajectory: typing.Any, by_impulses: bool, by_others: bool) -> typing.Any:
+        """
+        Gradients by q0, q1, the impulses, dt, damping, the condition, the masses, the weights and the biases: None by what is no tensor, by the impulses without `by_impulses`, by what follows them without `by_others`. None in place of all in the same cases.
+        """
 class CudaDelPlan:
     """
     Where the blocks of a discrete Euler-Lagrange rollout on a GPU find things.

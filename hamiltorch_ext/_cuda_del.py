@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import _C
 from ._addresses import address
-from ._del_function import Gradients, Inputs, Outcome, Settings
+from ._del_function import Equations, Given, Gradients, Kernels, Outcome, Settings, ordered
 from ._ops import _no_cuda
 from .activations import ACTIVATIONS
 from .lagrangians import ActionMLP
@@ -27,7 +27,7 @@ __all__ = ["CudaKernels"]
 GRADIENT_BYTES = 1 << 30  # beyond which the gradients' intervals go in parts
 
 
-class CudaKernels:
+class CudaKernels(Kernels):
     """What ``_del_function`` asks for, by ``csrc/cuda``; ``native`` is ``_C``, or the emulator of the tests."""
 
     def __init__(self, native: Any = _C) -> None:
@@ -41,35 +41,36 @@ class CudaKernels:
             return str(error)
         return None
 
-    def forward(self, settings: Settings, inputs: Inputs) -> Outcome:
+    def forward(self, settings: Settings, given: Given, q0: Tensor, q1: Tensor, impulses: Tensor | None) -> Outcome:
         """The rollout."""
-        outcome = Outcome.empty(inputs.q0, settings.steps)
+        equations, q0, q1 = given.ordered(), ordered(q0), ordered(q1)
+        outcome = Outcome.empty(q0, settings.steps)
         if settings.steps == 0:
-            outcome.trajectory[:, 0], outcome.trajectory[:, 1] = inputs.q0, inputs.q1
-        elif len(inputs.q0):
-            with _apart(inputs.q0):
-                call = _Call(self.native, settings, inputs)
-                call(self.native.cuda_del_forward, inputs.q0, inputs.q1, inputs.impulses, *outcome)
+            outcome.trajectory[:, 0], outcome.trajectory[:, 1] = q0, q1
+        elif len(q0):
+            with _apart(q0):
+                call = _Call(self.native, settings, equations, q0)
+                call(self.native.cuda_del_forward, q0, q1, None if impulses is None else ordered(impulses), *outcome)
         return outcome
 
     def multipliers(
-        self, settings: Settings, inputs: Inputs, trajectory: Tensor, converged: Tensor, grad: Tensor
+        self, settings: Settings, equations: Equations, trajectory: Tensor, converged: Tensor, grad: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Multipliers, and what q0 and q1 have of them."""
-        batch, d = inputs.q0.shape
+        batch, _, d = grad.shape
         multipliers, grad_start = torch.zeros_like(grad), grad.new_zeros(batch, 2, d)
         if grad.numel():
-            with _apart(inputs.q0):
-                call = _Call(self.native, settings, inputs)
+            with _apart(grad):
+                call = _Call(self.native, settings, equations, trajectory[:, 0])
                 call(self.native.cuda_del_adjoint, trajectory, converged, grad, multipliers, grad_start)
         return multipliers, grad_start
 
     def gradients(
-        self, settings: Settings, inputs: Inputs, trajectory: Tensor, converged: Tensor, multipliers: Tensor
+        self, settings: Settings, equations: Equations, trajectory: Tensor, converged: Tensor, multipliers: Tensor
     ) -> Gradients:
         """Gradients by all else."""
-        with _apart(inputs.q0), torch.enable_grad():
-            return _gradients(inputs, _Intervals(inputs, trajectory, converged, multipliers))
+        with _apart(trajectory), torch.enable_grad():
+            return _gradients(equations, _Intervals(equations, trajectory, converged, multipliers))
 
 
 @contextmanager
@@ -95,34 +96,34 @@ def _native_plan(native: Any, dim: int, hidden: tuple[int, ...], batch: int, is_
 class _Call:
     """A native call: the description of the rollout, and the tensors whose addresses it holds."""
 
-    def __init__(self, native: Any, settings: Settings, inputs: Inputs) -> None:
-        q0, d = inputs.q0, inputs.q0.shape[1]
+    def __init__(self, native: Any, settings: Settings, equations: Equations, q0: Tensor) -> None:
+        d = q0.shape[1]
         self.device = q0.device.index or 0
         self.stream = torch.cuda.current_stream(q0.device).cuda_stream if q0.is_cuda else 0
-        self.plan = _plan(native, q0, inputs.hidden)
+        self.plan = _plan(native, q0, equations.hidden)
         self.workspace = torch.empty(self.plan.workspace_bytes, dtype=torch.uint8, device=q0.device)
-        dt = _on_device(inputs.dt, q0)
+        dt = _on_device(equations.dt, q0)
         by_x, by_y, by_condition = (
-            part.contiguous() for part in inputs.weights[0].split((d, d, inputs.network.condition_dim), dim=1)
+            part.contiguous() for part in equations.weights[0].split((d, d, equations.network.condition_dim), dim=1)
         )
-        base = inputs.biases[0]
-        if inputs.condition is not None:
-            base = torch.addmm(base, inputs.condition, by_condition.T)
-        kinetic, friction = inputs.mass / dt, inputs.damping / 2
+        base = equations.biases[0]
+        if equations.condition is not None:
+            base = torch.addmm(base, equations.condition, by_condition.T)
+        kinetic, friction = equations.mass / dt, equations.damping / 2
         diagonal = -(kinetic + friction)
         inverse = 1 / diagonal
-        matrices = [by_y, *inputs.weights[1:-1], by_x]
+        matrices = [by_y, *equations.weights[1:-1], by_x]
         self.kept = (dt, base, kinetic, friction, diagonal, inverse, matrices)
         self.rollout = native.CudaDelRollout(
             q0.dtype == torch.float64,
             d,
-            inputs.hidden,
-            ACTIVATIONS[inputs.activation].code,
+            equations.hidden,
+            ACTIVATIONS[equations.activation].code,
             [address(matrix) for matrix in matrices],
-            [address(bias) for bias in inputs.biases[:-1]],
-            address(inputs.weights[-1]),
+            [address(bias) for bias in equations.biases[:-1]],
+            address(equations.weights[-1]),
             address(base),
-            0 if inputs.condition is None else base.shape[1],
+            0 if equations.condition is None else base.shape[1],
             *map(address, (kinetic, friction, diagonal, inverse, dt)),
             settings.steps,
             len(q0),
@@ -143,8 +144,8 @@ class _Intervals:
     """The intervals (x, y) of all samples, steps + 1 each, as rows; and the multipliers u, v of the steps that x and y
     end. Where the sample had failed, its points may be anything: they and the condition are zero there."""
 
-    def __init__(self, inputs: Inputs, trajectory: Tensor, converged: Tensor, multipliers: Tensor) -> None:
-        (batch, points, d), condition = trajectory.shape, inputs.condition
+    def __init__(self, equations: Equations, trajectory: Tensor, converged: Tensor, multipliers: Tensor) -> None:
+        (batch, points, d), condition = trajectory.shape, equations.condition
         none = multipliers.new_zeros(batch, 1, d)
         never = converged.new_zeros(batch, 1)
         used = (torch.cat((never, converged), 1) | torch.cat((converged, never), 1)).unsqueeze(-1)
@@ -154,17 +155,18 @@ class _Intervals:
         self.condition = None if condition is None else torch.where(used, condition.unsqueeze(1), 0).flatten(0, 1)
 
 
-def _gradients(inputs: Inputs, intervals: _Intervals) -> Gradients:
+def _gradients(equations: Equations, intervals: _Intervals) -> Gradients:
     """Of S = -sum_k l_k . r_k: an interval has minus the derivative of L_d in the direction (u, v), and friction."""
-    (rows, d), layers = intervals.x.shape, len(inputs.weights)
-    fixed = (_on_device(inputs.dt, inputs.q0), inputs.damping, inputs.mass, *inputs.weights, *inputs.biases)
+    (rows, d), layers = intervals.x.shape, len(equations.weights)
+    dt_there = _on_device(equations.dt, equations.mass)
+    fixed = (dt_there, equations.damping, equations.mass, *equations.weights, *equations.biases)
     dt, damping, mass, *parameters = leaves = [given.detach().requires_grad_() for given in fixed]
-    network = MLP(tuple(parameters[:layers]), tuple(parameters[layers:]), *inputs.network[2:])
+    network = MLP(tuple(parameters[:layers]), tuple(parameters[layers:]), *equations.network[2:])
     action = ActionMLP(mass, network)
     grads = [torch.zeros_like(leaf) for leaf in leaves]
     condition = intervals.condition
     by_row = None if condition is None else torch.zeros_like(condition)
-    numbers = 8 * (2 * d + sum(inputs.hidden))  # of a row: values, and what autograd keeps beside them
+    numbers = 8 * (2 * d + sum(equations.hidden))  # of a row: values, and what autograd keeps beside them
     most = max(1, GRADIENT_BYTES // (numbers * intervals.x.element_size()))
     for first in range(0, rows, most):
         part = slice(first, first + most)

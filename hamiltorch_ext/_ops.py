@@ -43,6 +43,7 @@ __all__ = [
     "no_second_derivative",
     "rollout",
     "transformed",
+    "watched",
     "why_not_native",
     "zeros_for_none",
 ]
@@ -76,13 +77,19 @@ IMPLICIT = frozenset(_METHODS) - EXPLICIT  # those of _implicit_ops
 _PLAIN = (Tensor, nn.Parameter)  # a subclass of either may compute what it likes
 
 
-def direct_calls(exchange: Any) -> Any:
-    """Native calls on plain tensors, by the tensor type's table of DLPack functions; without it they decline all."""
+_EXCHANGE = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+
+
+def direct_calls(native: Any, module: type[nn.Module], exchange: Any = _EXCHANGE) -> Any:
+    """Native calls on plain tensors and networks of type ``module``, as ``native`` has them.
+
+    By the tensor type's table of DLPack functions, ``exchange``; without it they decline all.
+    """
     codes = {name: activation.code for name, activation in ACTIVATIONS.items()}
-    return _C.Direct(exchange, *_PLAIN, HamiltonianMLP, nn.Linear, codes)
+    return native(exchange, *_PLAIN, module, nn.Linear, codes)
 
 
-_direct = direct_calls(getattr(Tensor, "__dlpack_c_exchange_api__", None))
+_direct = direct_calls(_C.Direct, HamiltonianMLP)
 
 
 def rollout(
@@ -101,7 +108,7 @@ def rollout(
     With ``recompute`` nothing but the trajectory is kept for the backward pass.
     """
     biases = zeros_for_none(mlp)
-    if not _watched() and _to_be_recorded(z0, dt, condition, *mlp.weights, *biases):
+    if not watched() and _to_be_recorded(z0, dt, condition, *mlp.weights, *biases):
         tape_bytes = 0 if recompute else TAPE_BYTES
         z0, condition = z0.contiguous(), contiguous(condition)  # in another order there would be no tape
         results = _Recorded.apply(
@@ -141,7 +148,7 @@ def direct_rollout(
     gradient has to be recorded, where something watches, and where anything is out of the ordinary: the arguments need
     not have been checked.
     """
-    if _watched():
+    if watched():
         return None
     result: tuple[Tensor, Tensor | None, Tensor | None] | None = _direct.rollout(
         H,
@@ -176,7 +183,7 @@ def transformed() -> bool:
     return _are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def _watched() -> bool:
+def watched() -> bool:
     """Whether anything but autograd may want to see the operators."""
     return (
         is_compiling()
@@ -379,7 +386,7 @@ def _backward(ctx: Any, grad_trajectory: Tensor | None, grad_energies: Tensor | 
     if not ctx.return_energy:
         grad_energies = None
     grads = None
-    if trajectory.is_cpu and not _watched():
+    if trajectory.is_cpu and not watched():
         grads = _direct.rollout_backward(
             MLP(weights, biases, ctx.activation, 0 if condition is None else condition.shape[1]),
             _METHODS[ctx.method],

@@ -138,6 +138,12 @@ def del_rollout(
     Raises:
         ValueError, TypeError: an argument's shape, dtype, device or value; the message names it.
     """
+    if constraint is None and discrete_forces is None and backend in ("auto", "native"):
+        settings = Settings(steps, tol, max_iterations)
+        found = KERNELS["cpu"].at_once(L, q0, q1, dt, damping, condition, forces, settings)
+        if found is not None:
+            (trajectory, *status), failed = found
+            return _reported(trajectory, DELInfo(*status), failed, len(trajectory), tol, return_info)
     _check_configurations(q0, q1)
     dim = getattr(L, "dim", q0.shape[-1])
     if dim != q0.shape[-1]:
@@ -170,14 +176,23 @@ def del_rollout(
     if q0.ndim != 2:
         trajectory = trajectory.reshape(*shape, steps + 2, d)
         info = DELInfo(*(field.reshape(*shape, steps) for field in info))
+    failed = 0
+    if not return_info and not torch.compiler.is_compiling() and not bool(info.converged.all()):
+        failed = int((~info.converged.reshape(batch, -1).all(-1)).sum())
+    return _reported(trajectory, info, failed, batch, tol, return_info)
+
+
+def _reported(
+    trajectory: Tensor, info: DELInfo, failed: int, batch: int, tol: float, return_info: bool
+) -> Tensor | tuple[Tensor, DELInfo]:
+    """What ``del_rollout`` returns; a warning tells of failures that nobody would hear of."""
     if return_info:
         return trajectory, info
-    if not torch.compiler.is_compiling() and not bool(info.converged.all()):
-        failed = int((~info.converged.reshape(batch, -1).all(-1)).sum())
+    if failed:
         warnings.warn(
             f"{failed} of {batch} trajectories were not solved to tol={tol} (return_info=True says which and where)",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return trajectory
 
@@ -240,10 +255,9 @@ def _native(
         with torch.inference_mode(False), torch.set_grad_enabled(recorded):
             return _native(action, step, q0, q1, steps, impulses, tol, max_iterations)
     check_condition(step.condition, action.network.condition_dim)
-    damping = step.damping if isinstance(step.damping, Tensor) else q0.new_full(q0.shape[-1:], step.damping)
     settings = Settings(steps, tol, max_iterations)
     kernels = KERNELS[q0.device.type]
-    outcome = rollout(kernels, action, q0, q1, step.dt, damping, step.condition, impulses, settings)
+    outcome = rollout(kernels, action, q0, q1, step.dt, step.damping, step.condition, impulses, settings)
     return outcome.trajectory, DELInfo(*outcome[1:])
 
 

@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from hamiltorch_ext import _C, _layer1, _ops, variational
+from hamiltorch_ext import _C, HamiltonianMLP, _layer1, _ops, variational
 from hamiltorch_ext._cuda_del import CudaKernels
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +106,7 @@ def emulated_gpu(emulator: Emulator | None = None) -> Iterator[None]:
             library.impl("rollout", rollout)
             library.impl("rollout_backward", rollout_backward)
         torch.use_deterministic_algorithms(True)  # fills what torch.empty returns
-        no_short_cut = _ops.direct_calls(None)
+        no_short_cut = _ops.direct_calls(_C.Direct, HamiltonianMLP, None)
         with (
             mock.patch.dict(_ops.PRECISIONS, cpu=_ops.PRECISIONS["cuda"]),
             mock.patch.object(_ops, "_direct", no_short_cut),

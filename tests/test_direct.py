@@ -34,7 +34,7 @@ def z0():
 
 def by_operator():
     """Nothing is taken past the dispatcher."""
-    return mock.patch.object(_ops, "_direct", _ops.direct_calls(None))
+    return mock.patch.object(_ops, "_direct", _ops.direct_calls(_C.Direct, HamiltonianMLP, None))
 
 
 def without_operator():
@@ -423,9 +423,9 @@ def test_broken_modules_are_declined(H, z0, spoil):
 
 def test_torch_without_the_table():
     """An older torch: everything is declined, whatever it is."""
-    direct = _ops.direct_calls(None)
+    direct = _ops.direct_calls(_C.Direct, HamiltonianMLP, None)
     H, method = HamiltonianMLP(4, (5,)).description, _C.Method([(3, 1.0, 0.0, 0.0)])
     z0 = torch.zeros(2, 4)
     assert direct.rollout(H, method, 0.1, None, False, False, 1, z0, 2, False, 0) is None
     with pytest.raises(ValueError, match="PyCapsule"):
-        _ops.direct_calls(3)
+        _ops.direct_calls(_C.Direct, HamiltonianMLP, 3)

@@ -3,14 +3,11 @@
 
 #include <pybind11/stl.h>
 
-#include <cmath>
 #include <cstdint>
-#include <limits>
-#include <new>
-#include <optional>
 #include <utility>
 #include <vector>
 
+#include "arguments.h"
 #include "method.h"
 #include "networks.h"
 #include "run.h"
@@ -54,34 +51,22 @@ class Direct {
  private:
   using Shape = std::vector<int64_t>;
 
-  // What one of the two types makes of it, if it takes it. Results that memory does not hold are declined as well.
-  template <class Run>
-  static py::object of_either_type(const Run& run) {
-    try {
-      py::object result = run(float{});
-      return result.is_none() ? run(double{}) : result;
-    } catch (const std::bad_alloc&) {
-      return py::none();
-    }
-  }
-
   template <class T>
   struct Taken {
     Rollout<T> rollout;
     PythonNetwork network;
-    std::vector<const T*> weights, biases;
-    Shape widths;
+    Layers<T> layers;
   };
 
   template <class T>
   py::object rollout_of(const DirectCall& call, const py::object& z0, const py::object& steps, bool return_energy,
                         int64_t tape_bytes) const {
-    const auto start = view<T>(call, z0);
+    const auto start = arguments<T>(call).view(z0);
     if (!start || start->ndim == 0) return py::none();
     Shape shape(start->shape, start->shape + start->ndim - 1);
     const int64_t dim = start->shape[start->ndim - 1];
     Taken<T> taken;
-    if (!take(call, shape, dim, taken) || !take_steps(steps, taken.rollout.steps)) return py::none();
+    if (!take(call, shape, dim, taken) || !take_count(steps, 0, taken.rollout.steps)) return py::none();
 
     shape.push_back(taken.rollout.steps + 1);
     Result<T> energies, tape;
@@ -98,30 +83,30 @@ class Direct {
   template <class T>
   py::object rollout_backward_of(const DirectCall& call, const py::object& trajectory, const py::object& tape,
                                  const py::object& grad_trajectory, const py::object& grad_energies) const {
-    const auto states = view<T>(call, trajectory);
+    const Arguments<T> given = arguments<T>(call);
+    const auto states = given.view(trajectory);
     if (!states || states->ndim != 3 || states->shape[1] == 0) return py::none();
     const int64_t batch = states->shape[0], points = states->shape[1], dim = states->shape[2];
     Taken<T> taken;
     if (!take(call, {batch}, dim, taken)) return py::none();
     taken.rollout.steps = points - 1;
     T *on_states = nullptr, *on_energies = nullptr, *kept = nullptr;
-    if (!tape.is_none() &&
-        !take_optional(call, tape, {kernels_of<T>(call.implementation).tape_size(taken.rollout)}, kept))
+    if (!tape.is_none() && !given.take(tape, {kernels_of<T>(call.implementation).tape_size(taken.rollout)}, kept))
       return py::none();
-    if (!take_optional(call, grad_trajectory, {batch, points, dim}, on_states) ||
-        !take_optional(call, grad_energies, {batch, points}, on_energies))
+    if (!given.take_optional(grad_trajectory, {batch, points, dim}, on_states) ||
+        !given.take_optional(grad_energies, {batch, points}, on_energies))
       return py::none();
 
     const int64_t condition_dim = taken.network.condition_dim;
     const Result<T> grad_z0 = tensors_.result<T>({batch, dim}), grad_dt = tensors_.result<T>({});
     Result<T> grad_condition;
     if (!call.condition.is_none()) grad_condition = tensors_.result<T>({batch, condition_dim});
-    const size_t layers = taken.weights.size();
+    const size_t layers = taken.layers.weights.size();
     py::tuple grad_weights(layers), grad_biases(layers);
     std::vector<T*> weights, biases;
     int64_t width = dim + condition_dim;
     for (size_t l = 0; l < layers; ++l) {
-      const int64_t outputs = taken.widths[l];
+      const int64_t outputs = taken.layers.widths[l];
       const Result<T> weight = tensors_.result<T>({outputs, width}), bias = tensors_.result<T>({outputs});
       grad_weights[l] = weight.tensor;
       grad_biases[l] = bias.tensor;
@@ -137,90 +122,30 @@ class Direct {
   }
 
   template <class T>
-  std::optional<View<T>> view(const DirectCall& call, py::handle tensor) const {
-    auto result = tensors_.view<T>(tensor);
-    if (result && call.recording && tensors_.requires_grad(tensor)) return {};
-    return result;
+  Arguments<T> arguments(const DirectCall& call) const {
+    return {tensors_, call.recording};
   }
 
   // All of the rollout but its steps. `batch` is z0's shape without the last dimension, which is `dim`.
   template <class T>
   bool take(const DirectCall& call, const Shape& batch, int64_t dim, Taken<T>& taken) const {
     auto network = networks_.read(call.network);
-    if (!network) return false;
+    if (!network || dim == 0 || dim % 2) return false;
     taken.network = std::move(*network);
-    const std::vector<py::object>&weights = taken.network.weights, &biases = taken.network.biases;
-    const size_t layers = weights.size();
-    if (dim == 0 || dim % 2 || layers < 2 || biases.size() != layers) return false;
-    taken.weights.reserve(layers), taken.biases.reserve(layers), taken.widths.reserve(layers);
-    int64_t width = dim + taken.network.condition_dim;
-    for (size_t l = 0; l < layers; ++l) {
-      const auto weight = view<T>(call, weights[l]), bias = view<T>(call, biases[l]);
-      if (!weight || !bias || weight->ndim != 2) return false;
-      const int64_t outputs = l + 1 < layers ? weight->shape[0] : 1;
-      if (outputs == 0 || !weight->has_shape({outputs, width}) || !bias->has_shape({outputs})) return false;
-      taken.weights.push_back(weight->data);
-      taken.biases.push_back(bias->data);
-      taken.widths.push_back(outputs);
-      width = outputs;
-    }
+    const int64_t condition_dim = taken.network.condition_dim;
+    const Arguments<T> given = arguments<T>(call);
+    if (!given.take_layers(taken.network, dim + condition_dim, taken.layers)) return false;
     Rollout<T>& rollout = taken.rollout;
-    rollout.network = {dim,
-                       taken.network.condition_dim,
-                       static_cast<int64_t>(layers - 1),
-                       static_cast<Activation>(taken.network.activation),
-                       taken.widths.data(),
-                       taken.weights.data(),
-                       taken.biases.data()};
+    rollout.network = network_of(taken.network, dim, taken.layers);
     rollout.stages = call.method.stages.data();
     rollout.stage_count = static_cast<int64_t>(call.method.stages.size());
     rollout.bfloat16 = call.bfloat16 && sizeof(T) == sizeof(float);
     if (rollout.bfloat16 && !call.implementation.multiply_add_bfloat16) return false;
     rollout.batch = 1;
     for (const int64_t size : batch) rollout.batch *= size;
-    return take_condition(call, batch, rollout.network.condition_dim, rollout.condition) &&
-           take_time_step(call, rollout.dt);
-  }
-
-  template <class T>
-  bool take_condition(const DirectCall& call, const Shape& batch, int64_t dim, const T*& condition) const {
-    condition = nullptr;
-    if (call.condition.is_none() || dim == 0) return call.condition.is_none() && dim == 0;
-    const auto given = view<T>(call, call.condition);
     Shape shape = batch;
-    shape.push_back(dim);
-    if (!given || !given->has_shape(shape)) return false;
-    condition = given->data;
-    return true;
-  }
-
-  template <class T>
-  bool take_time_step(const DirectCall& call, T& dt) const {
-    if (PyFloat_Check(call.dt.ptr())) {
-      const double given = PyFloat_AS_DOUBLE(call.dt.ptr());
-      dt = static_cast<T>(given);
-      return std::abs(given) <= std::numeric_limits<T>::max();
-    }
-    const auto given = view<T>(call, call.dt);
-    if (!given || given->ndim != 0) return false;
-    dt = *given->data;
-    return std::isfinite(dt);
-  }
-
-  static bool take_steps(const py::object& given, int64_t& steps) {
-    if (!PyLong_CheckExact(given.ptr())) return false;
-    int overflow;
-    steps = PyLong_AsLongLongAndOverflow(given.ptr(), &overflow);
-    return !overflow && steps >= 0 && steps < std::numeric_limits<int64_t>::max();
-  }
-
-  template <class T>
-  bool take_optional(const DirectCall& call, const py::object& given, const Shape& shape, T*& memory) const {
-    if (given.is_none()) return true;
-    const auto found = view<T>(call, given);
-    if (!found || !found->has_shape(shape)) return false;
-    memory = found->data;
-    return true;
+    shape.push_back(condition_dim);
+    return given.take_condition(call.condition, shape, rollout.condition) && given.take_number(call.dt, rollout.dt);
   }
 
   Tensors tensors_;

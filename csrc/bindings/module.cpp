@@ -22,6 +22,7 @@
 #include "cuda_variational.h"
 #include "description.h"
 #include "direct.h"
+#include "direct_variational.h"
 #include "hamiltorch/device.h"
 #include "hamiltorch/rollout.h"
 #include "implicit.h"
@@ -188,6 +189,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   bind_chain(m);
   bind_implicit(m);
   bind_variational(m);
+  bind_direct_variational(m);
   bind_cuda_variational(m);
 
   m.def("instruction_sets", &instruction_sets, "Instruction sets that this processor runs, widest last.");

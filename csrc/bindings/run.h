@@ -16,6 +16,7 @@
 
 #include "../cpu/implementation.h"
 #include "hamiltorch/rollout.h"
+#include "hamiltorch/variational.h"
 #include "prepared_pool.h"
 
 namespace hamiltorch {
@@ -120,6 +121,19 @@ void run_backward(const Implementation& implementation, const Rollout<T>& rollou
   run(implementation, rollout.network, rollout.bfloat16, kernels.backward_sizes(rollout, threads),
       [&](const Prepared& prepared, void* memory, size_t size) {
         return kernels.backward(rollout, arrays, threads, prepared, memory, size);
+      });
+}
+
+// One of the three calls of hamiltorch/variational.h.
+template <class T, class Arrays>
+void run_del(const Implementation& implementation, const DelRollout<T>& rollout, const Arrays& arrays, int threads,
+             Sizes (*Kernels<T>::*sizes)(const DelRollout<T>&, int),
+             Status (*Kernels<T>::*kernel)(const DelRollout<T>&, const Arrays&, int, const Prepared&, void*, size_t)) {
+  const pybind11::gil_scoped_release release;
+  const Kernels<T>& kernels = kernels_of<T>(implementation);
+  run(implementation, rollout.network, false, (kernels.*sizes)(rollout, threads),
+      [&](const Prepared& prepared, void* memory, size_t size) {
+        return (kernels.*kernel)(rollout, arrays, threads, prepared, memory, size);
       });
 }
 

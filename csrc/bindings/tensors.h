@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <memory>
 #include <optional>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -21,7 +22,12 @@ namespace dlpack {
 
 inline constexpr uint32_t kMajor = 1;
 inline constexpr int32_t kCpu = 1;
-inline constexpr uint8_t kFloat = 2;
+inline constexpr uint8_t kInt = 0, kFloat = 2, kBool = 6;
+
+template <class T>
+inline constexpr uint8_t kCode = std::is_same_v<T, bool>       ? kBool
+                                 : std::is_floating_point_v<T> ? kFloat
+                                                               : kInt;
 
 struct Tensor {
   void* data;
@@ -90,17 +96,23 @@ class Tensors {
       exchange_ = static_cast<const dlpack::Exchange*>(table);
   }
 
+  // Whether it is a tensor whose memory could be read.
+  bool is_plain(pybind11::handle object) const {
+    const pybind11::handle type(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
+    return type.is(tensor_) || type.is(parameter_);
+  }
+
   // Nothing unless `object` is a plain tensor of T's on the CPU, contiguous.
   template <class T>
   std::optional<View<T>> view(pybind11::handle object) const {
-    const pybind11::handle type(reinterpret_cast<PyObject*>(Py_TYPE(object.ptr())));
-    if (!exchange_ || !exchange_->read || (!type.is(tensor_) && !type.is(parameter_))) return {};
+    if (!exchange_ || !exchange_->read || !is_plain(object)) return {};
     dlpack::Tensor t;
     if (exchange_->read(object.ptr(), &t) != 0) {  // it has no memory
       PyErr_Clear();
       return {};
     }
-    if (t.device_type != dlpack::kCpu || t.code != dlpack::kFloat || t.bits != 8 * sizeof(T) || t.lanes != 1) return {};
+    if (t.device_type != dlpack::kCpu || t.code != dlpack::kCode<T> || t.bits != 8 * sizeof(T) || t.lanes != 1)
+      return {};
     int64_t size = 1;
     bool in_order = true;
     for (int32_t i = t.ndim - 1; i >= 0; --i) {
@@ -117,6 +129,10 @@ class Tensors {
     return truth(PyObject_GetAttr(tensor.ptr(), requires_grad_.ptr()));
   }
 
+  bool is_inference(pybind11::handle tensor) const {
+    return truth(PyObject_CallMethodNoArgs(tensor.ptr(), is_inference_.ptr()));
+  }
+
   // A new tensor without values. std::bad_alloc where there is no such memory.
   template <class T>
   Result<T> result(const std::vector<int64_t>& shape) const {
@@ -131,7 +147,7 @@ class Tensors {
     T* const data = static_cast<T*>(ResultMemory::instance().take(held->bytes));
     const int64_t* const sizes = held->sizes.data();
     held->managed = {dlpack::kMajor, 0, held.get(), Held::release, 0, {}};
-    held->managed.tensor = {data,  dlpack::kCpu, 0, static_cast<int32_t>(ndim), dlpack::kFloat, 8 * sizeof(T), 1,
+    held->managed.tensor = {data,  dlpack::kCpu, 0, static_cast<int32_t>(ndim), dlpack::kCode<T>, 8 * sizeof(T), 1,
                             sizes, sizes + ndim, 0};
     void* object = nullptr;
     if (exchange_->make(&held.release()->managed, &object) != 0) throw pybind11::error_already_set();
@@ -160,7 +176,8 @@ class Tensors {
   }
 
   pybind11::object tensor_, parameter_;
-  pybind11::object is_neg_ = interned("is_neg"), requires_grad_ = interned("requires_grad");
+  pybind11::object is_neg_ = interned("is_neg"), is_inference_ = interned("is_inference"),
+                   requires_grad_ = interned("requires_grad");
   const dlpack::Exchange* exchange_ = nullptr;
 };
 

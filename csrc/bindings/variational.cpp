@@ -32,9 +32,10 @@ struct DelDescription {
 };
 
 template <class T, class Arrays>
-void run_del(const DelDescription& d, const Arrays& arrays, int threads,
-             Sizes (*Kernels<T>::*sizes)(const DelRollout<T>&, int),
-             Status (*Kernels<T>::*kernel)(const DelRollout<T>&, const Arrays&, int, const Prepared&, void*, size_t)) {
+void describe_and_run(const DelDescription& d, const Arrays& arrays, int threads,
+                      Sizes (*Kernels<T>::*sizes)(const DelRollout<T>&, int),
+                      Status (*Kernels<T>::*kernel)(const DelRollout<T>&, const Arrays&, int, const Prepared&, void*,
+                                                    size_t)) {
   const std::vector<T*> weights = pointers<T>(d.weights), biases = pointers<T>(d.biases);
   if (weights.size() != d.widths.size() + 1 || biases.size() != weights.size() || d.widths.empty())
     throw py::value_error("weights and biases must be one more than hidden widths");
@@ -50,32 +51,26 @@ void run_del(const DelDescription& d, const Arrays& arrays, int threads,
       pointer<T>(d.condition),
       static_cast<T>(d.tolerance),
       d.max_iterations};
-  const Implementation& implementation = active_implementation();
-  const Kernels<T>& kernels = kernels_of<T>(implementation);
-  const py::gil_scoped_release release;
-  run(implementation, rollout.network, false, (kernels.*sizes)(rollout, threads),
-      [&](const Prepared& prepared, void* memory, size_t size) {
-        return (kernels.*kernel)(rollout, arrays, threads, prepared, memory, size);
-      });
+  run_del(active_implementation(), rollout, arrays, threads, sizes, kernel);
 }
 
 template <class T>
 void forward(const DelDescription& d, Address q0, Address q1, Address impulses, Address trajectory, Address converged,
              Address iterations, Address residual, Address smallest_pivot, int threads) {
-  run_del<T>(d,
-             DelArrays<T>{pointer<T>(q0), pointer<T>(q1), pointer<T>(impulses), pointer<T>(trajectory),
-                          pointer<uint8_t>(converged), pointer<int64_t>(iterations), pointer<T>(residual),
-                          pointer<T>(smallest_pivot)},
-             threads, &Kernels<T>::del_sizes, &Kernels<T>::del_forward);
+  describe_and_run<T>(d,
+                      DelArrays<T>{pointer<T>(q0), pointer<T>(q1), pointer<T>(impulses), pointer<T>(trajectory),
+                                   pointer<uint8_t>(converged), pointer<int64_t>(iterations), pointer<T>(residual),
+                                   pointer<T>(smallest_pivot)},
+                      threads, &Kernels<T>::del_sizes, &Kernels<T>::del_forward);
 }
 
 template <class T>
 void adjoint(const DelDescription& d, Address trajectory, Address converged, Address grad_trajectory,
              Address multipliers, Address grad_start, int threads) {
-  run_del<T>(d,
-             DelAdjointArrays<T>{pointer<T>(trajectory), pointer<uint8_t>(converged), pointer<T>(grad_trajectory),
-                                 pointer<T>(multipliers), pointer<T>(grad_start)},
-             threads, &Kernels<T>::del_sizes, &Kernels<T>::del_adjoint);
+  describe_and_run<T>(d,
+                      DelAdjointArrays<T>{pointer<T>(trajectory), pointer<uint8_t>(converged),
+                                          pointer<T>(grad_trajectory), pointer<T>(multipliers), pointer<T>(grad_start)},
+                      threads, &Kernels<T>::del_sizes, &Kernels<T>::del_adjoint);
 }
 
 struct DelGradients {
@@ -89,7 +84,7 @@ void gradient(const DelDescription& d, Address trajectory, Address converged, Ad
   const std::vector<T*> weights = pointers<T>(gradients.weights), biases = pointers<T>(gradients.biases);
   if (weights.size() != d.weights.size() || biases.size() != d.widths.size())
     throw py::value_error("there must be a gradient for every weight, and for the biases of hidden layers");
-  run_del<T>(
+  describe_and_run<T>(
       d,
       DelGradientArrays<T>{pointer<T>(trajectory), pointer<uint8_t>(converged), pointer<T>(multipliers), weights.data(),
                            biases.data(), pointer<T>(gradients.mass), pointer<T>(gradients.damping),
