@@ -223,17 +223,35 @@ def rotate(gradient: Tensor) -> Tensor:
 
 
 def solve_step(
-    update: Callable[[Tensor], Tensor],
+    update: Callable[[Tensor, Tensor], Tensor],
+    z: Tensor,
     start: Tensor,
     settings: Settings,
     floor: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, _implicit.Report]:
-    """The fixed point of ``update``, differentiable where grad mode is on; unsolved, a constant."""
-    solution, report = _implicit.solve(update, start, settings.tolerance(start.dtype), settings.max_iterations, floor)
+    """The w = update(z, w) near ``start``, differentiable where grad mode is on; unsolved, a constant."""
+    tol = settings.tolerance(start.dtype)
+    w, report = _implicit.solve(lambda w: update(z, w), start, tol, settings.max_iterations, floor)
     if torch.is_grad_enabled():
-        image = _implicit.differentiable(update, solution)
-        solution = torch.where(report.converged.unsqueeze(-1), image, solution)
-    return solution, report
+        through = lambda z, w: _implicit.differentiable(lambda x: update(z, x), w)  # noqa: E731
+        w = _where_solved(report, through, lambda z, w: w, z, w)
+    return w, report
+
+
+def _where_solved(
+    report: _implicit.Report, solved: Callable[..., Tensor], unsolved: Callable[..., Tensor], *points: Tensor
+) -> Tensor:
+    """``solved`` of the points, or where a sample was not, ``unsolved`` of them, a constant.
+
+    There ``solved`` is taken at zero: the NaN of one sample, times a cotangent of zero, would be NaN in the gradient of
+    every parameter.
+    """
+    if report.converged.all():
+        return solved(*points)
+    where = report.converged.unsqueeze(-1)
+    with torch.no_grad():
+        constant = unsolved(*points)
+    return torch.where(where, solved(*(torch.where(where, x, 0) for x in points)), constant)
 
 
 def _energy(H: Energy, z: Tensor, condition: Tensor | None) -> Tensor:
@@ -256,13 +274,16 @@ def _step(
         return z, [report]
     reports = []
     for stage in stages:
-        at = z
+
+        def move(z: Tensor, at: Tensor, stage: Stage = stage) -> Tensor:
+            return z + stage.coefficient * dt * _moved(system.gradient(at), stage)
+
         if stage.implicit:
             at, report = _point(system, z, dt, stage, settings)
             reports.append(report)
-        z = z + stage.coefficient * dt * _moved(system.gradient(at), stage)
-        if stage.implicit:
-            z = torch.where(reports[-1].converged.unsqueeze(-1), z, z.detach())
+            z = _where_solved(report, move, move, z, at)
+        else:
+            z = move(z, z)
     return z, reports
 
 
@@ -280,19 +301,19 @@ def _point(
     half = z.shape[-1] // 2
     way = torch.cat((z.new_full((half,), stage.at_q), z.new_full((half,), stage.at_p)))
 
-    def update(w: Tensor) -> Tensor:
+    def update(z: Tensor, w: Tensor) -> Tensor:
         return z + stage.coefficient * dt * way * _moved(system.gradient(w), stage)
 
-    return solve_step(update, z, settings)
+    return solve_step(update, z, z, settings)
 
 
 def _conserving(system: Field, z: Tensor, dt: float | Tensor, settings: Settings) -> tuple[Tensor, _implicit.Report]:
     """A step of dt along J times the discrete gradient, which leaves H as it is."""
 
-    def update(y: Tensor) -> Tensor:
+    def update(z: Tensor, y: Tensor) -> Tensor:
         return z + dt * rotate(discrete_gradient(system, z, y))
 
-    return solve_step(update, z + dt * rotate(system.gradient(z)), settings, rounding_floor(system, z, dt))
+    return solve_step(update, z, z + dt * rotate(system.gradient(z)), settings, rounding_floor(system, z, dt))
 
 
 def rounding_floor(system: Field, z: Tensor, dt: float | Tensor) -> Callable[[Tensor], Tensor]:
