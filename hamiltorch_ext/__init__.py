@@ -31,12 +31,14 @@ from .build import build_info
 from .lagrangians import DiscreteLagrangianMLP, MechanicalLagrangian
 from .mlp import HamiltonianMLP
 from .rollouts import euler_rollout, leapfrog_rollout, rollout
+from .separable import SeparableHamiltonian
 from .variational import del_rollout
 
 __all__ = [
     "DiscreteLagrangianMLP",
     "HamiltonianMLP",
     "MechanicalLagrangian",
+    "SeparableHamiltonian",
     "Sin",
     "build_info",
     "cuda_plans",

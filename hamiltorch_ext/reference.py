@@ -18,6 +18,7 @@ from .integrators import Integrator, Stage, integrator
 
 __all__ = [
     "Field",
+    "Halves",
     "RolloutInfo",
     "Settings",
     "discrete_gradient",
@@ -61,12 +62,23 @@ class Settings(NamedTuple):
 DEFAULTS = Settings()
 
 
+class Halves(NamedTuple):
+    """The gradient of H = T(p) + V(q) in its halves: dV/dq as a function of q (..., d), dT/dp as one of p."""
+
+    potential: Callable[[Tensor], Tensor]
+    kinetic: Callable[[Tensor], Tensor]
+
+
 class Field(NamedTuple):
-    """H and its gradient as functions of z (..., 2d), however they are computed."""
+    """H and its gradient as functions of z (..., 2d), however they are computed.
+
+    Where H is ``separable`` and ``halves`` are given, explicit methods evaluate those alone.
+    """
 
     energy: Callable[[Tensor], Tensor]
     gradient: Callable[[Tensor], Tensor]
     separable: bool = False
+    halves: Halves | None = None
 
 
 def gradient(H: Energy, z: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -125,6 +137,9 @@ def integrate(
 ) -> tuple[Tensor, RolloutInfo]:
     """The rollout of a ``Field``: trajectory (..., steps + 1, 2d), and what became of its solves."""
     table = integrator(method)
+    stages = table.separable_stages if system.separable else table.stages
+    if system.halves is not None and stages and table.explicit_if_separable:
+        return _by_halves(system.halves, z0, dt, steps, stages), gather_reports([[]] * steps, z0)
     if not table.explicit and torch.is_inference_mode_enabled():
         # Newton's method differentiates, which inference mode does not know.
         with torch.inference_mode(False), torch.no_grad():
@@ -132,7 +147,6 @@ def integrate(
                 system, plain(z0), plain(dt) if isinstance(dt, Tensor) else dt, steps, method, settings
             )
         return trajectory.clone(), RolloutInfo(*(entry.clone() for entry in info))
-    stages = table.separable_stages if system.separable else table.stages
     state = torch.cat((z0, z0), dim=-1) if method == "extended" else z0.clone()
     states, reports = [state], []
     for _ in range(steps):
@@ -210,7 +224,7 @@ def discrete_gradient(system: Field, z: Tensor, y: Tensor) -> Tensor:
 
 def plain(x: Tensor) -> Tensor:
     """A tensor born in inference mode cannot enter autograd; a clone made outside it can."""
-    if not x.is_inference():
+    if torch.compiler.is_compiling() or not x.is_inference():
         return x
     with torch.inference_mode(False):
         return x.clone()
@@ -285,6 +299,29 @@ def _step(
         else:
             z = move(z, z)
     return z, reports
+
+
+def _by_halves(halves: Halves, z0: Tensor, dt: float | Tensor, steps: int, stages: tuple[Stage, ...]) -> Tensor:
+    """Explicit stages of a separable H. A half's gradient serves until its variable moves: the last kick's the next
+    step's first too, so that leapfrog takes one gradient of V and one of T a step."""
+    q, p = z0.chunk(2, dim=-1)
+    force = velocity = None  # dV/dq at q, dT/dp at p
+    states = [z0]
+    for _ in range(steps):
+        for stage in stages:
+            if "p" in stage.moves and force is None:
+                force = halves.potential(q)
+            if "q" in stage.moves and velocity is None:
+                velocity = halves.kinetic(p)
+            step = stage.coefficient * dt
+            if "p" in stage.moves and force is not None:
+                p = p - step * force
+            if "q" in stage.moves and velocity is not None:
+                q = q + step * velocity
+            force = None if "q" in stage.moves else force
+            velocity = None if "p" in stage.moves else velocity
+        states.append(torch.cat((q, p), dim=-1))
+    return torch.stack(states, dim=-2)
 
 
 def _moved(gradient: Tensor, stage: Stage) -> Tensor:
