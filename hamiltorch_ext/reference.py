@@ -23,6 +23,7 @@ __all__ = [
     "Settings",
     "discrete_gradient",
     "euler_rollout",
+    "extended_step",
     "gradient",
     "integrate",
     "leapfrog_rollout",
@@ -236,6 +237,35 @@ def rotate(gradient: Tensor) -> Tensor:
     return torch.cat((dp, -dq), dim=-1)
 
 
+def extended_step(system: Field, state: Tensor, dt: float | Tensor, settings: Settings) -> Tensor:
+    """Tao's step on two copies of the state, (q, p, x, y) (..., 4d).
+
+    The flows of H(q, y) and H(x, p), bound by omega |(q, p) - (x, y)|^2 / 2. Source: Tao 2016, eqs. 1 and 2.
+    """
+    q, p, x, y = state.chunk(4, dim=-1)
+    half = dt / 2
+
+    def first() -> tuple[Tensor, Tensor]:  # the flow of H(q, y)
+        dq, dy = system.gradient(torch.cat((q, y), dim=-1)).chunk(2, dim=-1)
+        return p - half * dq, x + half * dy
+
+    def second() -> tuple[Tensor, Tensor]:  # of H(x, p)
+        dx, dp = system.gradient(torch.cat((x, p), dim=-1)).chunk(2, dim=-1)
+        return q + half * dp, y - half * dx
+
+    p, x = first()
+    q, y = second()
+    angle = 2 * settings.binding * dt
+    cos, sin = (torch.cos(angle), torch.sin(angle)) if isinstance(angle, Tensor) else (math.cos(angle), math.sin(angle))
+    apart_q, apart_p = q - x, p - y
+    turned_q, turned_p = cos * apart_q + sin * apart_p, cos * apart_p - sin * apart_q
+    q, x = (q + x + turned_q) / 2, (q + x - turned_q) / 2
+    p, y = (p + y + turned_p) / 2, (p + y - turned_p) / 2
+    q, y = second()
+    p, x = first()
+    return torch.cat((q, p, x, y), dim=-1)
+
+
 def solve_step(
     update: Callable[[Tensor, Tensor], Tensor],
     z: Tensor,
@@ -282,7 +312,7 @@ def _step(
     system: Field, z: Tensor, dt: float | Tensor, table: Integrator, stages: tuple[Stage, ...], settings: Settings
 ) -> tuple[Tensor, list[_implicit.Report]]:
     if table.name == "extended":
-        return _extended(system, z, dt, settings), []
+        return extended_step(system, z, dt, settings), []
     if table.name == "discrete_gradient":
         z, report = _conserving(system, z, dt, settings)
         return z, [report]
@@ -363,29 +393,3 @@ def rounding_floor(system: Field, z: Tensor, dt: float | Tensor) -> Callable[[Te
         return torch.where(distance**3 > rounding, noise, 0)
 
     return floor
-
-
-def _extended(system: Field, state: Tensor, dt: float | Tensor, settings: Settings) -> Tensor:
-    """Tao's step on (q, p, x, y): the flows of H(q, y) and H(x, p), bound by omega |(q, p) - (x, y)|^2 / 2."""
-    q, p, x, y = state.chunk(4, dim=-1)
-    half = dt / 2
-
-    def first() -> tuple[Tensor, Tensor]:  # the flow of H(q, y)
-        dq, dy = system.gradient(torch.cat((q, y), dim=-1)).chunk(2, dim=-1)
-        return p - half * dq, x + half * dy
-
-    def second() -> tuple[Tensor, Tensor]:  # of H(x, p)
-        dx, dp = system.gradient(torch.cat((x, p), dim=-1)).chunk(2, dim=-1)
-        return q + half * dp, y - half * dx
-
-    p, x = first()
-    q, y = second()
-    angle = 2 * settings.binding * dt
-    cos, sin = (torch.cos(angle), torch.sin(angle)) if isinstance(angle, Tensor) else (math.cos(angle), math.sin(angle))
-    apart_q, apart_p = q - x, p - y
-    turned_q, turned_p = cos * apart_q + sin * apart_p, cos * apart_p - sin * apart_q
-    q, x = (q + x + turned_q) / 2, (q + x - turned_q) / 2
-    p, y = (p + y + turned_p) / 2, (p + y - turned_p) / 2
-    q, y = second()
-    p, x = first()
-    return torch.cat((q, p, x, y), dim=-1)
