@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -293,6 +294,15 @@ def test_the_tolerance_is_met(tol):
     assert info.residual.max() > 1e-13  # and no more is done
 
 
+@pytest.mark.parametrize("method", SYMPLECTIC)
+def test_a_step_solved_roughly_is_as_symplectic(method):
+    """Its Jacobian has exact Hessians at one point, wherever that is; the states are what the tolerance costs."""
+    H, z, _ = network()
+    assert diagnostics.symplectic_defect(H, z, DT, method, tol=1e-2).max() <= 1e-12
+    rough, fine = (rollout(H, z, DT, 1, method=method, tol=tol) for tol in (1e-2, None))
+    assert (rough - fine).abs().max() > 1e-6
+
+
 # Gradients.
 
 
@@ -444,6 +454,27 @@ def test_bad_settings(method, options, error, message):
     H, z0, _ = network()
     with pytest.raises(error, match=message):
         rollout(H, z0, 0.1, 2, method=method, **options)
+
+
+def test_the_documented_table_is_the_table():
+    words = {"always": "every H", "separable": "separable H", "never": "no", "extended": "doubled space"}
+    want = []
+    for method in integrators.INTEGRATORS.values():
+        solves = "no" if method.explicit else "not for separable H" if method.explicit_if_separable else "yes"
+        same = method.order == method.order_if_separable
+        want.append([
+            f'`"{method.name}"`',
+            str(method.gradient_evaluations),
+            solves,
+            str(method.order) if same else f"{method.order}, separable H {method.order_if_separable}",
+            words[method.symplectic],
+            words[method.symmetric],
+            "every H" if method.conserves_energy else "no",
+            method.source,
+        ])  # fmt: skip
+    page = (Path(__file__).parent.parent / "docs" / "api" / "integrators.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith('| `"')]
+    assert rows == want
 
 
 def test_unknown_method():
