@@ -30,7 +30,21 @@ from .activations import ACTIVATIONS
 from .integrators import INTEGRATORS, integrator
 from .mlp import MLP, HamiltonianMLP
 
-__all__ = ["DIRECT", "PRECISIONS", "check_precision", "direct_rollout", "rollout", "transformed", "why_not_native"]
+__all__ = [
+    "EXPLICIT",
+    "IMPLICIT",
+    "PRECISIONS",
+    "NativeCall",
+    "check_call",
+    "check_precision",
+    "direct_rollout",
+    "empty_gradients",
+    "library",
+    "no_second_derivative",
+    "rollout",
+    "transformed",
+    "why_not_native",
+]
 
 # Of the products, by device; float64 tensors are computed in float64 whichever is asked for.
 PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloat16")}
@@ -38,12 +52,12 @@ PRECISIONS = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "tf32", "bfloa
 # Most that a recorded rollout on the CPU keeps for its backward pass; without it, that evaluates the network again.
 TAPE_BYTES = 1 << 30
 
-_library = torch.library.Library("hamiltorch", "DEF")
-_library.define(
+library = torch.library.Library("hamiltorch", "DEF")
+library.define(
     "rollout(Tensor z0, Tensor dt, Tensor[] weights, Tensor[] biases, Tensor? condition, "
     "str activation, str method, SymInt steps, bool return_energy, str precision) -> (Tensor, Tensor)"
 )
-_library.define(
+library.define(
     "rollout_backward(Tensor? grad_trajectory, Tensor? grad_energies, Tensor trajectory, Tensor dt, Tensor[] weights, "
     "Tensor[] biases, Tensor? condition, str activation, str method, str precision) "
     "-> (Tensor, Tensor, Tensor[], Tensor[], Tensor)"
@@ -51,13 +65,13 @@ _library.define(
 _rollout = torch.ops.hamiltorch.rollout.default
 _rollout_backward = torch.ops.hamiltorch.rollout_backward.default
 
-# The methods of explicit stages.
 _METHODS = {
-    name: _C.Method([(stage.mask, stage.coefficient) for stage in method.stages])
+    name: _C.Method([(stage.mask, stage.coefficient, stage.at_q, stage.at_p) for stage in method.stages])
     for name, method in INTEGRATORS.items()
-    if method.stages and method.explicit
+    if method.stages
 }
-DIRECT = frozenset(_METHODS)
+EXPLICIT = frozenset(name for name in _METHODS if INTEGRATORS[name].explicit)  # what this file's operators run
+IMPLICIT = frozenset(_METHODS) - EXPLICIT  # those of _implicit_ops
 _PLAIN = (Tensor, nn.Parameter)  # a subclass of either may compute what it likes
 
 
@@ -180,8 +194,10 @@ def _to_be_recorded(*tensors: Tensor | None) -> bool:
 
 def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
     """None where the kernels run this rollout, else one line that says why they do not."""
-    if method not in DIRECT:
+    if method not in _METHODS:
         return f"method {method!r} has no kernel"
+    if method in IMPLICIT and (z0.device.type != "cpu" or (precision != "float32" and z0.dtype == torch.float32)):
+        return f"method {method!r} runs natively on the CPU, with precision 'float32'"
     if z0.device.type == "cpu":
         return None
     if z0.device.type != "cuda":
@@ -206,7 +222,7 @@ def _no_cuda() -> str:
     return "" if cuda["available"] else str(cuda["message"])
 
 
-@torch.library.impl(_library, "rollout", "CPU")
+@torch.library.impl(library, "rollout", "CPU")
 def _rollout_cpu(
     z0: Tensor,
     dt: Tensor,
@@ -221,12 +237,12 @@ def _rollout_cpu(
 ) -> tuple[Tensor, Tensor]:
     results = trajectory, energies = _empty_results(z0, steps, return_energy)
     z0 = z0.contiguous()
-    call = _Call(z0, dt, weights, biases, condition, activation, method, steps, precision)
+    call = NativeCall(z0, dt, weights, biases, condition, activation, method, steps, precision)
     _C.rollout_forward(call.rollout, z0.data_ptr(), trajectory.data_ptr(), address(energies), torch.get_num_threads())
     return results
 
 
-@torch.library.impl(_library, "rollout", "CUDA")
+@torch.library.impl(library, "rollout", "CUDA")
 def _rollout_cuda(
     z0: Tensor,
     dt: Tensor,
@@ -239,7 +255,7 @@ def _rollout_cuda(
     return_energy: bool,
     precision: str,
 ) -> tuple[Tensor, Tensor]:
-    _check_call(z0, dt, weights, biases, condition, steps, precision)
+    check_call(z0, dt, weights, biases, condition, steps, precision)
     with torch.cuda.device(z0.device), torch.autocast("cuda", enabled=False):
         return _layer1.rollout(
             _C, z0, dt, weights, biases, condition, activation, method, steps, return_energy, precision
@@ -261,7 +277,7 @@ def _rollout_fake(
     return _empty_results(z0, steps, return_energy)
 
 
-@torch.library.impl(_library, "rollout_backward", "CPU")
+@torch.library.impl(library, "rollout_backward", "CPU")
 def _rollout_backward_cpu(
     grad_trajectory: Tensor | None,
     grad_energies: Tensor | None,
@@ -275,12 +291,12 @@ def _rollout_backward_cpu(
     precision: str,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
     _check_adjoint(trajectory, grad_trajectory, grad_energies)
-    grads = _empty_gradients(trajectory, dt, weights, biases, condition)
+    grads = empty_gradients(trajectory, dt, weights, biases, condition)
     grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = grads
     trajectory = trajectory.contiguous()
     grad_trajectory, grad_energies = contiguous(grad_trajectory), contiguous(grad_energies)
     steps = trajectory.shape[1] - 1
-    call = _Call(trajectory[:, 0], dt, weights, biases, condition, activation, method, steps, precision)
+    call = NativeCall(trajectory[:, 0], dt, weights, biases, condition, activation, method, steps, precision)
     _C.rollout_backward(
         call.rollout,
         trajectory.data_ptr(),
@@ -296,7 +312,7 @@ def _rollout_backward_cpu(
     return grads
 
 
-@torch.library.impl(_library, "rollout_backward", "CUDA")
+@torch.library.impl(library, "rollout_backward", "CUDA")
 def _rollout_backward_cuda(
     grad_trajectory: Tensor | None,
     grad_energies: Tensor | None,
@@ -310,7 +326,7 @@ def _rollout_backward_cuda(
     precision: str,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
     _check_adjoint(trajectory, grad_trajectory, grad_energies)
-    _check_call(trajectory[:, 0], dt, weights, biases, condition, trajectory.shape[1] - 1, precision)
+    check_call(trajectory[:, 0], dt, weights, biases, condition, trajectory.shape[1] - 1, precision)
     with torch.cuda.device(trajectory.device), torch.autocast("cuda", enabled=False):
         return _layer1.rollout_backward(
             _C,
@@ -339,7 +355,7 @@ def _rollout_backward_fake(
     method: str,
     precision: str,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
-    return _empty_gradients(trajectory, dt, weights, biases, condition)
+    return empty_gradients(trajectory, dt, weights, biases, condition)
 
 
 def _save_for_backward(
@@ -434,16 +450,16 @@ class _Recorded(torch.autograd.Function):
         return grad_z0, grad_dt, grad_condition, *others, None, *grad_weights, *grad_biases
 
 
-def _no_second_derivative(ctx: Any, *grads: Any) -> None:
+def no_second_derivative(ctx: Any, *grads: Any) -> None:
     raise NotImplementedError(
         "native rollouts are differentiable once; for second derivatives through a rollout use backend='reference'"
     )
 
 
-torch.library.register_fake("hamiltorch::rollout", _rollout_fake, lib=_library)
-torch.library.register_fake("hamiltorch::rollout_backward", _rollout_backward_fake, lib=_library)
-torch.library.register_autograd("hamiltorch::rollout", _backward, setup_context=_save_for_backward, lib=_library)
-torch.library.register_autograd("hamiltorch::rollout_backward", _no_second_derivative, lib=_library)
+torch.library.register_fake("hamiltorch::rollout", _rollout_fake, lib=library)
+torch.library.register_fake("hamiltorch::rollout_backward", _rollout_backward_fake, lib=library)
+torch.library.register_autograd("hamiltorch::rollout", _backward, setup_context=_save_for_backward, lib=library)
+torch.library.register_autograd("hamiltorch::rollout_backward", no_second_derivative, lib=library)
 
 
 def _empty_results(z0: Tensor, steps: int, return_energy: bool) -> tuple[Tensor, Tensor]:
@@ -451,7 +467,7 @@ def _empty_results(z0: Tensor, steps: int, return_energy: bool) -> tuple[Tensor,
     return z0.new_empty(rows, steps + 1, dim), z0.new_empty((rows, steps + 1) if return_energy else (0,))
 
 
-def _empty_gradients(
+def empty_gradients(
     trajectory: Tensor, dt: Tensor, weights: list[Tensor], biases: list[Tensor], condition: Tensor | None
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
     return (
@@ -463,7 +479,7 @@ def _empty_gradients(
     )
 
 
-def _check_call(
+def check_call(
     z0: Tensor,
     dt: Tensor,
     weights: list[Tensor],
@@ -518,7 +534,7 @@ def _check_adjoint(trajectory: Tensor, grad_trajectory: Tensor | None, grad_ener
             )
 
 
-class _Call:
+class NativeCall:
     """The native description of a call, and the contiguous tensors whose addresses it holds."""
 
     def __init__(
@@ -533,7 +549,7 @@ class _Call:
         steps: int,
         precision: str,
     ) -> None:
-        _check_call(z0, dt, weights, biases, condition, steps, precision)
+        check_call(z0, dt, weights, biases, condition, steps, precision)
         self.weights = [weight.contiguous() for weight in weights]
         self.biases = [bias.contiguous() for bias in biases]
         self.condition = contiguous(condition)

@@ -11,7 +11,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from . import _ops, reference
+from . import _implicit_ops, _ops, reference
 from .integrators import INTEGRATORS, Integrator, integrator
 from .mlp import MLP, HamiltonianMLP, check_condition, describe, first_hooked
 from .reference import RolloutInfo, Settings
@@ -163,7 +163,7 @@ def rollout(
         _check_structure(table, H, require)
     if (
         type(H) is HamiltonianMLP
-        and method in _ops.DIRECT
+        and method in _ops.EXPLICIT
         and precision in _ops.PRECISIONS["cpu"]
         and backend in ("auto", "native")
         and not return_info
@@ -213,9 +213,14 @@ def rollout(
             reason = "torch.func transforms and forward-mode differentiation do not see through a native call"
         if reason is None:
             assert isinstance(mlp, MLP)
+            if method in _ops.IMPLICIT:
+                trajectory, info = _native_implicit(mlp, z0, dt, int(steps), method, condition, settings)
+                if not return_info:
+                    warn_of_failures(info.converged, settings.tolerance(z0.dtype))
+                energies = _energies(mlp, trajectory, condition) if return_energy else None
+                return _chosen(trajectory, energies, info if return_info else None)
             results = _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision, recompute)
-            info = reference.gather_reports([[]] * int(steps), z0) if return_info else None
-            return _chosen(*results, info)
+            return _chosen(*results, reference.gather_reports([[]] * int(steps), z0) if return_info else None)
         if backend == "native":
             raise ValueError(f"backend='native' cannot run this rollout: {reason}")
         if not analytic:
@@ -330,6 +335,27 @@ def _native(
         trajectory = trajectory.reshape(*batch, steps + 1, mlp.dim)
         energies = energies.reshape(*batch, steps + 1) if return_energy else energies
     return trajectory, energies if return_energy else None
+
+
+def _native_implicit(
+    mlp: MLP, z0: Tensor, dt: Tensor, steps: int, method: str, condition: Tensor | None, settings: Settings
+) -> tuple[Tensor, RolloutInfo]:
+    batch = z0.shape[:-1]
+    z0 = z0.reshape(batch.numel(), mlp.dim)
+    if condition is not None:
+        condition = condition.reshape(batch.numel(), mlp.condition_dim)
+    trajectory, info = _implicit_ops.implicit_rollout(
+        mlp, z0, dt, steps, method, condition, settings.tolerance(z0.dtype), settings.max_iterations
+    )
+    shaped = RolloutInfo(*(field.reshape(*batch, steps) for field in info))
+    return trajectory.reshape(*batch, steps + 1, mlp.dim), shaped
+
+
+def _energies(mlp: MLP, trajectory: Tensor, condition: Tensor | None) -> Tensor:
+    """H at every state, shape (..., steps + 1)."""
+    if condition is not None:
+        condition = condition.unsqueeze(-2).expand(*trajectory.shape[:-1], mlp.condition_dim)
+    return mlp.energy(trajectory, condition)
 
 
 def _chosen(trajectory: Tensor, energies: Tensor | None, info: RolloutInfo | None) -> Any:

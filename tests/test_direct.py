@@ -415,7 +415,7 @@ def set_entry(H, value):
     ],
 )
 def test_broken_modules_are_declined(H, z0, spoil):
-    method = _C.Method([(3, 1.0)])
+    method = _C.Method([(3, 1.0, 0.0, 0.0)])
     assert _ops._direct.rollout(H, method, 0.1, None, False, False, 1, z0, 2, False, 0) is not None
     spoil(H)
     assert _ops._direct.rollout(H, method, 0.1, None, False, False, 1, z0, 2, False, 0) is None
@@ -424,7 +424,7 @@ def test_broken_modules_are_declined(H, z0, spoil):
 def test_torch_without_the_table():
     """An older torch: everything is declined, whatever it is."""
     direct = _ops.direct_calls(None)
-    H, method = HamiltonianMLP(4, (5,)).description, _C.Method([(3, 1.0)])
+    H, method = HamiltonianMLP(4, (5,)).description, _C.Method([(3, 1.0, 0.0, 0.0)])
     z0 = torch.zeros(2, 4)
     assert direct.rollout(H, method, 0.1, None, False, False, 1, z0, 2, False, 0) is None
     with pytest.raises(ValueError, match="PyCapsule"):

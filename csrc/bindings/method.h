@@ -1,7 +1,7 @@
 // A method as Python describes it.
 #pragma once
 #include <cstdint>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "hamiltorch/rollout.h"
@@ -11,8 +11,8 @@ namespace hamiltorch {
 struct Method {
   std::vector<Stage> stages;
 
-  explicit Method(const std::vector<std::pair<int32_t, double>>& pairs) {
-    for (const auto& [moves, coefficient] : pairs) stages.push_back({moves, coefficient});
+  explicit Method(const std::vector<std::tuple<int32_t, double, double, double>>& given) {
+    for (const auto& [moves, coefficient, at_q, at_p] : given) stages.push_back({moves, coefficient, at_q, at_p});
   }
 };
 

@@ -20,9 +20,11 @@
 #include "addresses.h"
 #include "chain.h"
 #include "cuda_variational.h"
+#include "description.h"
 #include "direct.h"
 #include "hamiltorch/device.h"
 #include "hamiltorch/rollout.h"
+#include "implicit.h"
 #include "method.h"
 #include "run.h"
 #include "variational.h"
@@ -31,48 +33,6 @@ namespace py = pybind11;
 
 namespace hamiltorch {
 namespace {
-
-// The network and the method as Python describes them; T is known only when it runs.
-struct Description {
-  bool is_double;
-  int64_t dim, condition_dim;
-  std::vector<int64_t> widths;
-  int32_t activation;
-  std::vector<Address> weights, biases;
-  Method method;
-  double dt;
-  int64_t steps, batch;
-  Address condition;
-  bool bfloat16;
-};
-
-template <class T>
-struct Native {
-  std::vector<T*> weights, biases;
-  Rollout<T> rollout;
-  const Implementation& implementation = active_implementation();
-
-  explicit Native(const Description& d) : weights(pointers<T>(d.weights)), biases(pointers<T>(d.biases)) {
-    if (!std::isfinite(d.dt)) throw py::value_error("dt must be finite, got " + std::to_string(d.dt));
-    if (d.activation < 0 || d.activation >= kActivations)
-      throw py::value_error("activation must be a code below " + std::to_string(kActivations) + ", got " +
-                            std::to_string(d.activation));
-    if (weights.size() != d.widths.size() + 1 || biases.size() != weights.size() || d.widths.empty() ||
-        d.method.stages.empty())
-      throw py::value_error("weights and biases must be one more than hidden widths, and there must be a stage");
-    rollout = {{d.dim, d.condition_dim, static_cast<int64_t>(d.widths.size()), static_cast<Activation>(d.activation),
-                d.widths.data(), weights.data(), biases.data()},
-               d.method.stages.data(),
-               static_cast<int64_t>(d.method.stages.size()),
-               static_cast<T>(d.dt),
-               d.steps,
-               d.batch,
-               pointer<T>(d.condition),
-               d.bfloat16};
-    if (d.bfloat16 && (sizeof(T) != sizeof(float) || !implementation.multiply_add_bfloat16))
-      throw py::value_error("precision bfloat16 needs float32 arguments and a processor with AVX-512 BF16");
-  }
-};
 
 template <class T>
 void forward(const Description& description, Address z0, Address trajectory, Address energies, int threads) {
@@ -176,8 +136,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.doc() = "Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the caller keeps alive.";
   m.attr("__version__") = HAMILTORCH_VERSION;
 
-  py::class_<Method>(m, "Method", "A method's stages: (moves, coefficient) each, as Stage in hamiltorch/rollout.h.")
-      .def(py::init<const std::vector<std::pair<int32_t, double>>&>(), py::arg("stages"));
+  py::class_<Method>(m, "Method",
+                     "A method's stages: (moves, coefficient, at_q, at_p) each, as in hamiltorch/rollout.h.")
+      .def(py::init<const std::vector<std::tuple<int32_t, double, double, double>>&>(), py::arg("stages"));
 
   py::class_<Description>(m, "Rollout", "A network, a method and the size of a rollout.")
       .def(
@@ -225,6 +186,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
 
   bind_direct(m);
   bind_chain(m);
+  bind_implicit(m);
   bind_variational(m);
   bind_cuda_variational(m);
 

@@ -43,11 +43,17 @@ Lines<T> take_lines(Arena& arena, const Network<T>& network, int64_t lines, bool
   return work;
 }
 
-// Evaluates N where layer 1 sees from_x + W_1y y, and leaves what belongs to it in `kept` and `work`. `from_x` is by
-// slot and has the bias; y, [lines][d], is by line.
+// Where layer 1 puts its argument, line by line.
 template <class T>
-void evaluate_curvature(const Network<T>& network, const int32_t* slots, int64_t lines, const Tile<T>& from_x,
-                        const Tile<T>& y, const Curvature<T>& kept, const Lines<T>& work, const Worker<T>& worker) {
+const Tile<T>& argument_of(const Network<T>& network, const Lines<T>& work) {
+  return network.hidden > 1 ? work.value[0] : work.delta[0];
+}
+
+// Evaluates N from layer 1's argument, which is argument_of plus `rest` (slot, column), and leaves what belongs to it
+// in `kept` and `work`. `begin` (activate) sees to it that activate (rows, columns) is run on all of argument_of.
+template <class T, class Begin, class Rest>
+void evaluate_curvature_from(const Network<T>& network, const int32_t* slots, int64_t lines, const Curvature<T>& kept,
+                             const Lines<T>& work, const Worker<T>& worker, const Begin& begin, const Rest& rest) {
   const int64_t top = network.hidden - 1;
   const auto to = [&](int64_t l) { return l < top ? work.value[l] : work.delta[l]; };
   const auto keep = [&](int64_t l, const Range& block, const Range& columns, const auto& argument) {
@@ -68,9 +74,7 @@ void evaluate_curvature(const Network<T>& network, const int32_t* slots, int64_t
       });
     });
   };
-  apply(network.p, lines, y, to(0), worker, [&](const Range& block, const Range& columns) {
-    keep(0, block, columns, [&](int64_t slot, int64_t c) { return load(from_x.row(slot) + c); });
-  });
+  begin([&](const Range& block, const Range& columns) { keep(0, block, columns, rest); });
   for (int64_t l = 1; l <= top; ++l) {
     const T* const bias = network.biases[l];
     apply(network.inner[l], lines, work.value[l - 1], to(l), worker, [&](const Range& block, const Range& columns) {
@@ -91,6 +95,16 @@ void evaluate_curvature(const Network<T>& network, const int32_t* slots, int64_t
   }
   for_columns<T>({0, lines}, worker.columns(network.first()),
                  [&](int64_t i, int64_t c) { store(kept.delta.row(slots[i]) + c, load(work.delta[0].row(i) + c)); });
+}
+
+// The same where layer 1 sees from_x + W_1y y. `from_x` is by slot and has the bias; y, [lines][d], is by line.
+template <class T>
+void evaluate_curvature(const Network<T>& network, const int32_t* slots, int64_t lines, const Tile<T>& from_x,
+                        const Tile<T>& y, const Curvature<T>& kept, const Lines<T>& work, const Worker<T>& worker) {
+  evaluate_curvature_from(
+      network, slots, lines, kept, work, worker,
+      [&](const auto& activate_all) { apply(network.p, lines, y, argument_of(network, work), worker, activate_all); },
+      [&](int64_t slot, int64_t c) { return load(from_x.row(slot) + c); });
 }
 
 // From work.tangent[0] to work.tangent_delta[0], that of every layer on the way.

@@ -1,5 +1,6 @@
 // The kernels as compiled for one instruction set: an object with a name that users can print and override.
 #pragma once
+#include "hamiltorch/implicit.h"
 #include "hamiltorch/rollout.h"
 #include "hamiltorch/variational.h"
 
@@ -22,6 +23,14 @@ struct Kernels {
   Sizes (*del_gradient_sizes)(const DelRollout<T>&, int threads);
   Status (*del_gradient)(const DelRollout<T>&, const DelGradientArrays<T>&, int threads, const Prepared&,
                          void* workspace, size_t size);
+  Sizes (*implicit_sizes)(const ImplicitRollout<T>&, bool on_states, int threads);
+  Status (*implicit_forward)(const ImplicitRollout<T>&, const ImplicitArrays<T>&, int threads, const Prepared&,
+                             void* workspace, size_t size);
+  Status (*implicit_adjoint)(const ImplicitRollout<T>&, const ImplicitAdjointArrays<T>&, int threads, const Prepared&,
+                             void* workspace, size_t size);
+  Sizes (*implicit_gradient_sizes)(const ImplicitRollout<T>&, int threads);
+  Status (*implicit_gradient)(const ImplicitRollout<T>&, const ImplicitGradientArrays<T>&, int threads, const Prepared&,
+                              void* workspace, size_t size);
   // The activation and its two derivatives at each of `count` numbers, for tests.
   void (*activate)(Activation, const T* a, int64_t count, T* value, T* first, T* second);
 };

@@ -3,6 +3,7 @@
 #include "backward.h"
 #include "forward.h"
 #include "implementation.h"
+#include "implicit_adjoint.h"
 #include "variational_adjoint.h"
 #include "variational_gradient.h"
 
@@ -71,9 +72,22 @@ void activate_array(Activation activation, const T* a, int64_t count, T* value, 
 
 template <class T>
 constexpr Kernels<T> kernels() {
-  return {tape_count<T>,       forward_measure<T>, backward_measure<T>, forward_run<T>,
-          backward_run<T>,     del_measure<T>,     del_forward_run<T>,  del_adjoint_run<T>,
-          interval_measure<T>, interval_run<T>,    activate_array<T>};
+  return {tape_count<T>,
+          forward_measure<T>,
+          backward_measure<T>,
+          forward_run<T>,
+          backward_run<T>,
+          del_measure<T>,
+          del_forward_run<T>,
+          del_adjoint_run<T>,
+          interval_measure<T>,
+          interval_run<T>,
+          implicit_measure<T>,
+          implicit_forward_run<T>,
+          implicit_adjoint_run<T>,
+          implicit_gradient_measure<T>,
+          implicit_gradient_run<T>,
+          activate_array<T>};
 }
 
 constexpr Implementation implementation(const char* name) {

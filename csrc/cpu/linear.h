@@ -19,7 +19,38 @@ T magnitude(T x) {
   return x < 0 ? -x : x;
 }
 
-// x . y, padding included, which is zero in all that lives here.
+template <class T, class F>
+HAMILTORCH_INLINE void for_vectors(int64_t n, const F& f) {
+  for (int64_t c = 0; c < n; c += kLanes<T>) f(c);
+}
+
+template <class T>
+HAMILTORCH_INLINE Vec<T> magnitudes(const Vec<T>& x) {
+  return x < 0 ? -x : x;
+}
+
+template <class T>
+T horizontal_most(const Vec<T>& x) {
+  T most = x[0];
+  for (int i = 1; i < kLanes<T>; ++i) most = x[i] > most ? x[i] : most;
+  return most;
+}
+
+// The largest magnitude, padding included, which is zero in all that lives here; not a number where one entry is none.
+template <class T>
+T largest(const T* x, int64_t n) {
+  Vec<T> most{}, none{};
+  for_vectors<T>(n, [&](int64_t c) {
+    const Vec<T> size = magnitudes<T>(load(x + c));
+    most = size > most ? size : most;
+    none = size == size ? none : size;
+  });
+  for (int i = 0; i < kLanes<T>; ++i)
+    if (none[i] != none[i]) return none[i];
+  return horizontal_most<T>(most);
+}
+
+// x . y, likewise.
 template <class T>
 T inner(const T* x, const T* y, int64_t n) {
   Vec<T> sums{};

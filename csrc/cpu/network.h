@@ -15,7 +15,8 @@ struct Network {
   const int64_t* widths;  // [hidden]
   Weight<T> q, p;         // layer 1, the columns that multiply q and p
   Weight<T> condition;    // layer 1, the columns that multiply the condition; in = 0 for none
-  Weight<T> joined;       // G = W_1q W_1p^T, in layer-1 space
+  Weight<T> joined;       // G = W_1q W_1p^T, in layer-1 space, or G - G^T
+  bool antisymmetric;     // the latter
   Weight<T>* inner;       // [hidden], inner[l] leads from hidden layer l - 1 to l; inner[0] unused
   T** biases;             // [hidden], zero-padded to whole panels
   T* head;                // weights of the output, zero-padded
@@ -68,7 +69,8 @@ Network<T> take_network(Arena& arena, Arena& prepared, const Mlp<T>& mlp, const 
   network.condition = weight(w1 + mlp.dim, columns, first, mlp.condition_dim, condition, condition);
   if (plan.layer1) {
     const T* const rows = prepared.take<T>(first * padded<T>(first));
-    network.joined = weight(rows, padded<T>(first), first, first, chain, chain);
+    network.antisymmetric = plan.antisymmetric;
+    network.joined = weight(rows, padded<T>(first), first, first, chain, plan.antisymmetric ? kNone : chain);
   }
   network.inner = arena.take<Weight<T>>(mlp.hidden);
   network.biases = arena.take<T*>(mlp.hidden);
@@ -129,6 +131,20 @@ void fill_padded(const T* from, int64_t count, T* to) {
   for (int64_t i = 0; i < padded<T>(count); ++i) to[i] = i < count ? from[i] : 0;
 }
 
+// G becomes G - G^T, this share of the pairs of entries.
+template <class T>
+void subtract_transpose(const Weight<T>& joined, const Member& all) {
+  T* const g = const_cast<T*>(joined.rows);
+  for (int64_t i = all.index; i < joined.out; i += all.count) {
+    g[i * joined.stride + i] = 0;
+    for (int64_t j = i + 1; j < joined.out; ++j) {
+      T &upper = g[i * joined.stride + j], &lower = g[j * joined.stride + i];
+      upper -= lower;
+      lower = -upper;
+    }
+  }
+}
+
 // Brings what is prepared up to date. Every thread of the call takes part; ends with a barrier.
 template <class T>
 void prepare(const Network<T>& network, const Mlp<T>& mlp, const Member& all) {
@@ -154,6 +170,10 @@ void prepare(const Network<T>& network, const Mlp<T>& mlp, const Member& all) {
       panel_product(rows.size(), {0, q.out}, q.in, q.rows + rows.begin * q.stride, q.stride, network.p.forward.full,
                     joined, network.joined.stride, [](const Range&, const Range&) {});
       wait_for_all(all);
+      if (network.antisymmetric) {
+        subtract_transpose(network.joined, all);
+        wait_for_all(all);
+      }
       make_panels(network.joined, all);
     }
   }

@@ -56,21 +56,6 @@ struct Sides {
   const Weight<T>&in, &out;
 };
 
-template <class T>
-T largest(const T* x, int64_t n) {
-  T most = 0;
-  for (int64_t c = 0; c < n; ++c) {
-    if (x[c] != x[c]) return x[c];
-    most = magnitude(x[c]) > most ? magnitude(x[c]) : most;
-  }
-  return most;
-}
-
-template <class T, class F>
-HAMILTORCH_INLINE void for_vectors(int64_t n, const F& f) {
-  for (int64_t c = 0; c < n; c += kLanes<T>) f(c);
-}
-
 // from_x of the tile's x.
 template <class T>
 void begin_interval(const DelSystem<T>& system, const DelTile<T>& tile, int64_t rows, const Worker<T>& worker) {

@@ -10,12 +10,13 @@ namespace {
 struct Plan {
   int teams;
   int team_size;
-  int64_t tile_rows;  // samples a team holds at once, at most
-  bool packed;        // weights in panels, or read in torch's layout
-  bool layer1;        // steps in layer-1 space (layer1.h), or on the states (states.h)
+  int64_t tile_rows;           // samples a team holds at once, at most
+  bool packed;                 // weights in panels, or read in torch's layout
+  bool layer1;                 // steps in layer-1 space (layer1.h), or on the states (states.h)
+  bool antisymmetric = false;  // in layer-1 space: what is prepared is G - G^T in place of G
 };
 
-inline int32_t layout(const Plan& plan) { return plan.packed | plan.layer1 << 1; }
+inline int32_t layout(const Plan& plan) { return plan.packed | plan.layer1 << 1 | plan.antisymmetric << 2; }
 
 // Two register blocks of rows: the activations of a tile stay in L2 while the weights stream past.
 inline constexpr int64_t kTileRows = 28;

@@ -11,10 +11,12 @@ namespace hamiltorch {
 enum class Status : int32_t { kOk = 0, kWorkspaceTooSmall };
 
 // One stage of a step: the gradient is evaluated once, then p -= c dt H_q where bit 0 of `moves` is set and
-// q += c dt H_p where bit 1 is. The table of methods is hamiltorch_ext/integrators.py.
+// q += c dt H_p where bit 1 is. The gradient is taken so far on the way of q and of p from their old to their new
+// values; with both zero the stage is explicit. The table of methods is hamiltorch_ext/integrators.py.
 struct Stage {
   int32_t moves;
   double coefficient;
+  double at_q = 0, at_p = 0;
 };
 inline constexpr int32_t kMovesP = 1;
 inline constexpr int32_t kMovesQ = 2;

@@ -1,0 +1,328 @@
+// A whole rollout by implicit stages.
+#pragma once
+#include "implicit_newton.h"
+
+namespace hamiltorch {
+namespace {
+
+// Whether every stage takes both halves on the same way: then layer 1's argument is all there is to follow.
+template <class T>
+bool together(const Rollout<T>& rollout) {
+  for (int64_t k = 0; k < rollout.stage_count; ++k)
+    if (rollout.stages[k].at_q != rollout.stages[k].at_p) return false;
+  return true;
+}
+
+template <class T>
+ImplicitTile<T> take_implicit_team(Arena& arena, const ImplicitJob<T>& job) {
+  const Network<T>& network = job.network;
+  const int64_t rows = job.plan.tile_rows, width = network.first();
+  ImplicitTile<T> tile{};
+  tile.evaluation = take_evaluation(arena, network, rows);
+  tile.work = take_lines(arena, network, rows, false);
+  Tile<T>* const lines[] = {&tile.argument, &tile.impulse, &tile.image, &tile.other};
+  for (Tile<T>* line : lines) {
+    *line = take_tile<T>(arena, rows, width);
+    if (line->data) clear(line->data, rows * line->stride);
+  }
+  tile.moved = take_tile<T>(arena, rows, network.half);
+  if (tile.moved.data) clear(tile.moved.data, rows * tile.moved.stride);
+  if (job.plan.layer1) tile.states = take_tile<T>(arena, job.chunk * rows, network.half);
+  return tile;
+}
+
+template <class T>
+ImplicitTile<T> take_implicit_tile(Arena& arena, const ImplicitJob<T>& job, ImplicitTile<T> tile) {
+  const Network<T>& network = job.network;
+  const int64_t rows = job.plan.tile_rows, d = network.half, width = network.first();
+  const int64_t stages = job.rollout->rollout.stage_count;
+  const auto take = [&](int64_t columns) {
+    const Tile<T> own = take_tile<T>(arena, rows, columns);
+    if (own.data) clear(own.data, rows * own.stride);
+    return own;
+  };
+  tile.q = take(d);
+  tile.p = take(d);
+  tile.at_q = take(d);
+  tile.at_p = take(d);
+  tile.base = network.condition.in ? take(width) : Tile<T>{network.biases ? network.biases[0] : nullptr, 0};
+  Tile<T>* const whole[] = {&tile.s,         &tile.r,         &tile.displacement, &tile.residual,
+                            &tile.impulses,  &tile.step,      &tile.tried,        &tile.tried_residual,
+                            &tile.images[0], &tile.images[1], &tile.residuals[0], &tile.residuals[1]};
+  for (Tile<T>* each : whole) *each = take(width);
+  tile.last = arena.take<Tile<T>>(stages);
+  tile.before = arena.take<Tile<T>>(stages);
+  for (int64_t k = 0; k < stages; ++k) {
+    const Tile<T> last = take(width), before = take(width);
+    if (tile.last) {
+      tile.last[k] = last;
+      tile.before[k] = before;
+    }
+  }
+  if (job.plan.layer1) tile.sums = take_tile<T>(arena, (job.chunk + 1) * rows, width);
+  tile.kept = take_curvature(arena, network, rows);
+  tile.krylov = take_krylov<T>(arena, rows, width);
+  T** const numbers[] = {&tile.error, &tile.length, &tile.target, &tile.left, &tile.worst};
+  for (T** number : numbers) *number = arena.take<T>(rows);
+  tile.iterations = arena.take<int64_t>(rows);
+  tile.remembered = arena.take<int64_t>(rows);
+  tile.solved = arena.take<uint8_t>(rows);
+  tile.alive = arena.take<uint8_t>(rows);
+  int32_t** const lists[] = {&tile.all, &tile.open, &tile.slow, &tile.trying};
+  for (int32_t** list : lists) *list = arena.take<int32_t>(rows);
+  if (tile.all)
+    for (int64_t slot = 0; slot < rows; ++slot) tile.all[slot] = static_cast<int32_t>(slot);
+  return tile;
+}
+
+// `on_states`: the steps leave w, or are an adjoint's.
+template <class T>
+ImplicitJob<T> take_implicit(Arena& arena, Arena& prepared, const ImplicitRollout<T>& implicit, bool on_states,
+                             int threads, bool filled) {
+  const Rollout<T>& rollout = implicit.rollout;
+  ImplicitJob<T> job{};
+  job.rollout = &implicit;
+  job.plan = make_plan(rollout, threads, on_states);
+  job.plan.antisymmetric = job.plan.layer1 && together(rollout);
+  job.network = take_network(arena, prepared, rollout.network, job.plan, false, filled);
+  const int teams = job.plan.teams, size = job.plan.team_size;
+  const int64_t filling = ceil_div(kTileRows, job.plan.tile_rows), most = rollout.steps > 1 ? rollout.steps : 1;
+  job.chunk = filling < most ? filling : most;
+  job.zeros = arena.take<T>(padded<T>(job.network.first()));
+  if (job.zeros) clear(job.zeros, padded<T>(job.network.first()));
+  job.tiles = arena.take<ImplicitTile<T>>(teams * size);
+  job.workers = arena.take<Worker<T>>(teams * size);
+  job.barriers = arena.take<Barrier>(teams);
+  job.all = arena.take<Barrier>(1);
+  for (int team = 0; team < teams; ++team) {
+    const ImplicitTile<T> shared = take_implicit_team(arena, job);
+    for (int i = team * size; i < (team + 1) * size; ++i) {
+      const ImplicitTile<T> tile = take_implicit_tile(arena, job, shared);
+      if (job.tiles) job.tiles[i] = tile;
+    }
+    take_workers(arena, job.workers ? job.workers + team * size : nullptr, size, job.barriers + team,
+                 job.plan.tile_rows, widest(rollout.network), !job.plan.packed, false);
+    if (job.barriers) job.barriers[team].reset();
+  }
+  if (job.all) job.all->reset();
+  return job;
+}
+
+// to = x W^T + base for all rows, whole, x being the member's own; `base` has stride 0 where all have the same.
+template <class T>
+void bring(const Weight<T>& w, const ImplicitTile<T>& tile, int64_t rows, const Tile<T>& x, const Tile<T>& base,
+           const Tile<T>& to, const Worker<T>& worker) {
+  apply(w, rows, x, tile.image, worker, no_more);
+  worker.wait();
+  for (int64_t r = 0; r < rows; ++r)
+    for_vectors<T>(w.out,
+                   [&](int64_t c) { store(to.row(r) + c, load(tile.image.row(r) + c) + load(base.row(r) + c)); });
+}
+
+// s and r of the tile's q and p.
+template <class T>
+void find_arguments(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, int64_t rows, const Worker<T>& worker) {
+  bring(job.network.q, tile, rows, tile.q, tile.base, tile.s, worker);
+  bring(job.network.p, tile, rows, tile.p, {job.zeros, 0}, tile.r, worker);
+}
+
+// Reads q and p from rows of a user's array, and what the conditions make of layer 1.
+template <class T>
+void read_samples(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const T* z, int64_t stride, int64_t first_row,
+                  int64_t rows) {
+  const Network<T>& network = job.network;
+  const Worker<T> alone = solo_worker<T>();
+  read_rows(z, stride, rows, network.half, tile.q, alone);
+  read_rows(z + network.half, stride, rows, network.half, tile.p, alone);
+  fill_base(network, rows, job.rollout->rollout.condition + first_row * network.condition.in, tile.base, alone);
+}
+
+// The stage's update of s and r in layer-1 space. D tells one of them, or their sum where that is all; the other is one
+// product more.
+template <class T>
+void advance_arguments(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const Stage& stage, int64_t rows,
+                       const Worker<T>& worker) {
+  const Network<T>& network = job.network;
+  const T at_q = static_cast<T>(stage.at_q), at_p = static_cast<T>(stage.at_p);
+  const auto add = [&](const Tile<T>& to, T factor, const Tile<T>& term) {
+    for (int64_t r = 0; r < rows; ++r) add_scaled(to.row(r), factor, term.row(r), network.first());
+  };
+  if (network.antisymmetric) return add(tile.s, 1 / at_q, tile.displacement);
+  if (at_p == 0) {
+    add(tile.s, 1 / at_q, tile.displacement);
+  } else {
+    apply(network.joined, rows, tile.impulses, tile.image, worker, no_more);
+    worker.wait();
+    add(tile.s, 1, tile.image);
+  }
+  if (at_q == 0) {
+    add(tile.r, 1 / at_p, tile.displacement);
+  } else {
+    apply_transposed(network.joined, rows, tile.impulses, tile.image, worker, no_more);
+    worker.wait();
+    add(tile.r, -1, tile.image);
+  }
+}
+
+// The stage's update of q and p, and s and r anew. `points` is where w goes, of the first sample, or null.
+template <class T>
+void advance_states(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const Stage& stage, int64_t rows, T* points,
+                    int64_t stride, const Worker<T>& worker) {
+  const Network<T>& network = job.network;
+  const int64_t d = network.half;
+  const Range mine = worker.share_of(rows);
+  const auto move = [&](const Weight<T>& w, T sign, T way, const Tile<T>& half, T* to) {
+    apply_transposed(w, rows, tile.impulses, tile.moved, worker, no_more);
+    worker.wait();
+    if (points)
+      for (int64_t r = mine.begin; r < mine.end; ++r)
+        for (int64_t c = 0; c < d; ++c) to[r * stride + c] = half.row(r)[c] + way * sign * tile.moved.row(r)[c];
+    for (int64_t r = 0; r < rows; ++r) add_scaled(half.row(r), sign, tile.moved.row(r), d);
+  };
+  move(network.p, 1, static_cast<T>(stage.at_q), tile.q, points);
+  move(network.q, -1, static_cast<T>(stage.at_p), tile.p, points ? points + d : nullptr);
+  find_arguments(job, tile, rows, worker);
+}
+
+// The states of steps n - count + 1 .. n from the impulses' sums.
+template <class T>
+void write_summed_states(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, int64_t first_row, int64_t rows,
+                         int64_t n, int64_t count, const Worker<T>& worker) {
+  const Network<T>& network = job.network;
+  const int64_t d = network.half, stride = (job.rollout->rollout.steps + 1) * 2 * d;
+  const auto write = [&](const Weight<T>& w, const Tile<T>& start, T factor, int64_t offset) {
+    T* const to = job.arrays.trajectory + first_row * stride + (n - count + 1) * 2 * d + offset;
+    const Tile<T> sums = {tile.sums.row(rows), tile.sums.stride};
+    apply_transposed(w, count * rows, sums, tile.states, worker, [&](const Range& block, const Range& part) {
+      for (int64_t i = block.begin; i < block.end; ++i) {
+        const int64_t r = i % rows;
+        T* const row = to + r * stride + i / rows * 2 * d;
+        for (int64_t c = part.begin; c < part.end; ++c) row[c] = start.row(r)[c] + factor * tile.states.row(i)[c];
+      }
+    });
+  };
+  write(network.p, tile.q, 1, 0);
+  write(network.q, tile.p, -1, d);
+}
+
+template <class T>
+void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, int64_t first_row, int64_t rows,
+                   const Worker<T>& worker) {
+  const Rollout<T>& rollout = job.rollout->rollout;
+  const ImplicitArrays<T>& arrays = job.arrays;
+  const int64_t d = job.network.half, dim = 2 * d, width = job.network.first();
+  const int64_t steps = rollout.steps, stages = rollout.stage_count, stride = (steps + 1) * dim;
+  T* const trajectory = arrays.trajectory + first_row * stride;
+  const auto write_state = [&](int64_t n) {
+    write_rows(tile.q, rows, d, trajectory + n * dim, stride, worker);
+    write_rows(tile.p, rows, d, trajectory + n * dim + d, stride, worker);
+  };
+  const auto sums_after = [&](int64_t i) { return tile.sums.row(i * rows); };
+  const auto copy = [&](const T* from, T* to, int64_t count) {
+    for_vectors<T>(count, [&](int64_t c) { store(to + c, load(from + c)); });
+  };
+
+  read_samples(job, tile, arrays.z0 + first_row * dim, dim, first_row, rows);
+  write_state(0);
+  find_arguments(job, tile, rows, worker);
+  for (int64_t r = 0; r < rows; ++r) tile.alive[r] = 1;
+  if (job.plan.layer1) clear(tile.sums.data, rows * tile.sums.stride);
+  int64_t pending = 0;  // steps whose states are still to be made
+  for (int64_t n = 0; n < steps; ++n) {
+    for (int64_t r = 0; r < rows; ++r) {
+      tile.iterations[r] = 0;
+      tile.worst[r] = 0;
+    }
+    if (job.plan.layer1) copy(sums_after(pending), sums_after(pending + 1), rows * tile.sums.stride);
+    for (int64_t k = 0; k < stages; ++k) {
+      const Stage& stage = rollout.stages[k];
+      // The last steps' displacements, extrapolated.
+      for (int64_t r = 0; r < rows; ++r) {
+        const T *const last = tile.last[k].row(r), *const before = tile.before[k].row(r);
+        T* const start = tile.displacement.row(r);
+        for_vectors<T>(width, [&](int64_t c) {
+          const Vec<T> x = load(last + c);
+          store(start + c, n == 0 ? Vec<T>{} : n == 1 ? x : x + (x - load(before + c)));
+        });
+      }
+      const int64_t slow = iterate(job, tile, stage, rows, worker);
+      if (slow > 0) finish_by_newton(job, tile, stage, slow, worker);
+      const Tile<T> oldest = tile.before[k];
+      tile.before[k] = tile.last[k];
+      tile.last[k] = oldest;
+      for (int64_t r = 0; r < rows; ++r) {
+        copy(tile.displacement.row(r), oldest.row(r), width);
+        tile.alive[r] = tile.alive[r] && tile.solved[r];
+        if (tile.worst[r] == tile.worst[r] && !(tile.error[r] <= tile.worst[r])) tile.worst[r] = tile.error[r];
+        if (job.plan.layer1)
+          add_scaled(sums_after(pending + 1) + r * tile.sums.stride, static_cast<T>(1), tile.impulses.row(r), width);
+      }
+      if (job.plan.layer1) {
+        advance_arguments(job, tile, stage, rows, worker);
+      } else {
+        T* const points = arrays.points ? arrays.points + ((first_row * steps + n) * stages + k) * dim : nullptr;
+        advance_states(job, tile, stage, rows, points, steps * stages * dim, worker);
+      }
+    }
+    if (!job.plan.layer1) {
+      write_state(n + 1);
+    } else if (++pending == job.chunk || n + 1 == steps) {
+      write_summed_states(job, tile, first_row, rows, n + 1, pending, worker);
+      copy(sums_after(pending), sums_after(0), rows * tile.sums.stride);
+      pending = 0;
+    }
+    const Range mine = worker.share_of(rows);
+    for (int64_t r = mine.begin; r < mine.end; ++r) {
+      const int64_t at = (first_row + r) * steps + n;
+      arrays.converged[at] = tile.alive[r];
+      arrays.iterations[at] = tile.iterations[r];
+      arrays.residual[at] = tile.worst[r];
+    }
+  }
+}
+
+template <class T, void (*roll)(const ImplicitJob<T>&, const ImplicitTile<T>&, int64_t, int64_t, const Worker<T>&)>
+void implicit_thread(void* context, int index) {
+  const ImplicitJob<T>& job = *static_cast<const ImplicitJob<T>*>(context);
+  const Plan& plan = job.plan;
+  const Rollout<T>& rollout = job.rollout->rollout;
+  prepare(job.network, rollout.network, {index, plan.teams * plan.team_size, job.all});
+  const Range mine = share(rollout.batch, index / plan.team_size, plan.teams);
+  const int64_t tiles = ceil_div(mine.size(), plan.tile_rows);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const Range part = share(mine.size(), i, tiles);
+    roll(job, job.tiles[index], mine.begin + part.begin, part.size(), job.workers[index]);
+  }
+}
+
+template <class T>
+Sizes implicit_measure(const ImplicitRollout<T>& implicit, bool on_states, int threads) {
+  if (implicit.rollout.batch == 0) return {0, 0, 0};
+  Arena arena(nullptr), prepared(nullptr);
+  const Plan plan = take_implicit(arena, prepared, implicit, on_states, threads, false).plan;
+  return {arena.used(), prepared.used(), layout(plan)};
+}
+
+template <class T, void (*roll)(const ImplicitJob<T>&, const ImplicitTile<T>&, int64_t, int64_t, const Worker<T>&)>
+Status run_implicit(const ImplicitRollout<T>& implicit, const ImplicitArrays<T>& arrays,
+                    const ImplicitAdjointArrays<T>& adjoint, bool on_states, int threads, const Prepared& kept,
+                    void* workspace, size_t size) {
+  if (implicit.rollout.batch == 0) return Status::kOk;
+  if (size < implicit_measure(implicit, on_states, threads).workspace) return Status::kWorkspaceTooSmall;
+  Arena arena(workspace), prepared(kept.memory);
+  ImplicitJob<T> job = take_implicit(arena, prepared, implicit, on_states, threads, kept.filled);
+  job.arrays = arrays;
+  job.adjoint = adjoint;
+  parallel(job.plan.teams * job.plan.team_size, implicit_thread<T, roll>, &job);
+  return Status::kOk;
+}
+
+template <class T>
+Status implicit_forward_run(const ImplicitRollout<T>& implicit, const ImplicitArrays<T>& arrays, int threads,
+                            const Prepared& kept, void* workspace, size_t size) {
+  return run_implicit<T, roll_implicit<T>>(implicit, arrays, {}, arrays.points != nullptr, threads, kept, workspace,
+                                           size);
+}
+
+}  // namespace
+}  // namespace hamiltorch
