@@ -31,6 +31,7 @@ from .build import build_info
 from .canonical import CanonicalTransform
 from .lagrangians import DiscreteLagrangianMLP, MechanicalLagrangian
 from .mlp import HamiltonianMLP
+from .port import PortHamiltonian, port_rollout
 from .rollouts import euler_rollout, leapfrog_rollout, rollout
 from .separable import SeparableHamiltonian
 from .variational import del_rollout
@@ -40,6 +41,7 @@ __all__ = [
     "DiscreteLagrangianMLP",
     "HamiltonianMLP",
     "MechanicalLagrangian",
+    "PortHamiltonian",
     "SeparableHamiltonian",
     "Sin",
     "build_info",
@@ -49,6 +51,7 @@ __all__ = [
     "euler_rollout",
     "integrators",
     "leapfrog_rollout",
+    "port_rollout",
     "reference",
     "rollout",
 ]

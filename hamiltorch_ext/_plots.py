@@ -10,9 +10,18 @@ from .integrators import INTEGRATORS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["curves"]
+__all__ = ["curves", "figure"]
 
 LEAST = 1e-17  # what is smaller, zero too, is drawn here: the axes are logarithmic
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches; ImportError where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'hamiltorch_ext[plots]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def curves(
@@ -23,12 +32,8 @@ def curves(
     notes: Mapping[str, str] | None = None,
 ) -> Figure:
     """One curve a method on logarithmic axes, ``notes`` beside its name; a method has the same colour in all plots."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'hamiltorch_ext[plots]'") from error
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
+    canvas = figure(7, 4.2)
+    axes = canvas.subplots()
     colours = {method: f"C{index}" for index, method in enumerate(INTEGRATORS)}
     marker = "o" if len(x) < 20 else ""
     for method, values in measured.items():
@@ -38,5 +43,5 @@ def curves(
     axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
     axes.grid(color="#e5e7eb", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
-    return figure
+    canvas.legend(loc="outside right upper", frameon=False, fontsize="small")
+    return canvas

@@ -1,12 +1,14 @@
-"""Measures of what a rollout keeps: energy, the symplectic form, volume, reversibility, order. Computed, never assumed.
+"""Measures of what a rollout keeps: energy, the symplectic form, volume, reversibility, order, passivity.
 
-Wherever a ``method`` is taken, ``options`` are those of ``rollout``: condition, tol, max_iterations, binding. Every
-``plot_*`` measures and draws in one call, and returns a matplotlib Figure (``pip install 'hamiltorch_ext[plots]'``).
+Computed, never assumed. Wherever there are ``options``, they are those of ``rollout``: condition, tol, max_iterations,
+binding. Every ``plot_*`` measures and draws in one call, and returns a matplotlib Figure
+(``pip install 'hamiltorch_ext[plots]'``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from . import _plots, reference
 from .integrators import INTEGRATORS, integrator
+from .port import PortHamiltonian, port_rollout
 from .rollouts import checked_settings, rollout
 
 if TYPE_CHECKING:
@@ -23,19 +26,23 @@ __all__ = [
     "EnergyDrift",
     "LongRunDrift",
     "OrderSlope",
+    "PassivityViolation",
     "determinant",
     "energy_drift",
     "form_defect",
     "jacobian",
     "long_run_drift",
     "order_slope",
+    "passivity_violation",
     "plot_defect",
     "plot_determinant",
     "plot_energy_drift",
     "plot_order",
+    "plot_passivity",
     "plot_reversibility",
     "reversibility_error",
     "step_jacobian",
+    "supplied_energy",
     "symplectic_defect",
 ]
 
@@ -231,6 +238,82 @@ def order_slope(
     return OrderSlope(dt, error, (x * y).sum() / x.square().sum())
 
 
+class PassivityViolation(NamedTuple):
+    """What a rollout's energy rose by beyond the controls' work, step by step; each (..., steps).
+
+    ``absolute`` is max(0, H_{k+1} - H_k - work_k), ``relative`` the same divided by the spread of H over the data, and
+    ``converged`` is false from a sample's first unsolved step on.
+    """
+
+    absolute: Tensor
+    relative: Tensor
+    converged: Tensor
+
+
+def supplied_energy(
+    system: PortHamiltonian,
+    trajectory: Tensor,
+    controls: Tensor,
+    dt: float | Tensor,
+    *,
+    condition: Tensor | None = None,
+) -> Tensor:
+    """Work of the controls in every step of a trajectory of ``port_rollout``, in the units of H, shape (..., steps).
+
+    It is dt y . u with the output y = G(m)^T D: D the discrete gradient between the step's ends, linear damping undone,
+    and m their middle. H(z_{k+1}) - H(z_k) is less by what dissipates, exactly for ``method="discrete_gradient"``.
+
+    Args:
+        system: the ``PortHamiltonian``.
+        trajectory: its states, shape (..., steps + 1, 2d).
+        controls: u, shape (..., steps, m).
+        dt: the time step.
+        condition: per-trajectory input of H, shape (..., condition_dim).
+
+    Source: van der Schaft and Jeltsema (2014), the output of a port; Gonzalez (1996), the discrete gradient.
+    """
+    if trajectory.ndim < 2 or controls.ndim < 2 or trajectory.shape[-2] != controls.shape[-2] + 1:
+        raise ValueError(
+            f"trajectory must have one state more than controls (..., steps, m) has steps, "
+            f"got {tuple(trajectory.shape)} and {tuple(controls.shape)}"
+        )
+    field = reference.field(system.H, condition)
+    works = []
+    for (z, y), u in zip(pairwise(trajectory.unbind(-2)), controls.unbind(-2), strict=True):
+        z, y = system.damped(z, dt / 2), system.damped(y, -dt / 2)
+        gradient = reference.discrete_gradient(field, z, y)
+        works.append(dt * (system.output((z + y) / 2, gradient) * u).sum(-1))
+    return torch.stack(works, -1) if works else trajectory[..., 0, :0]
+
+
+def passivity_violation(
+    system: PortHamiltonian,
+    z0: Tensor,
+    controls: Tensor,
+    dt: float | Tensor,
+    *,
+    method: str = "discrete_gradient",
+    condition: Tensor | None = None,
+    scale: float | Tensor | None = None,
+) -> PassivityViolation:
+    """How much more energy than the controls supply each step of ``port_rollout`` gains; zero for a passive method.
+
+    A residual may add energy, and linear damping of a momentum against which H falls: both count.
+
+    Args:
+        system, z0, controls, dt, method, condition: as for ``port_rollout``.
+        scale: the standard deviation of H over the data. By default that of the initial energies given here; then
+            there must be two trajectories or more.
+    """
+    with torch.no_grad():
+        trajectory, energies, info = port_rollout(
+            system, z0, controls, dt, method=method, condition=condition, return_energy=True, return_info=True
+        )
+        work = supplied_energy(system, trajectory, controls, dt, condition=condition)
+        absolute = (energies.diff(dim=-1) - work).clamp(min=0)
+    return PassivityViolation(absolute, absolute / _spread(energies, scale), info.converged)
+
+
 def plot_defect(
     H: Callable[..., Tensor],
     z: Tensor,
@@ -320,6 +403,47 @@ def plot_energy_drift(
         measured[method] = change.reshape(-1, blocks, length).amax(-1).mean(0).tolist()
     ends = [abs(dt) * (steps + 1) * (block + 1) / blocks for block in range(blocks)]
     return _plots.curves(ends, measured, "time", "|H(t) - H(0)| over the spread of H", notes)
+
+
+def plot_passivity(
+    system: PortHamiltonian,
+    z0: Tensor,
+    controls: Tensor,
+    dt: float | Tensor,
+    *,
+    method: str = "discrete_gradient",
+    condition: Tensor | None = None,
+) -> Figure:
+    """Energy and supplied work of rollouts over time, and the violation of every step, as a matplotlib figure.
+
+    Arguments as for ``port_rollout``; more than some ten trajectories are hard to tell apart.
+    """
+    with torch.no_grad():
+        trajectory, energies = port_rollout(
+            system, z0, controls, dt, method=method, condition=condition, return_energy=True
+        )
+        work = supplied_energy(system, trajectory, controls, dt, condition=condition)
+        gained = energies.diff(dim=-1)
+        time = float(dt) * torch.arange(energies.shape[-1])
+        lines = {
+            "energy gained": (energies - energies[..., :1], "-"),
+            "work of the controls": (torch.nn.functional.pad(work.cumsum(-1), (1, 0)), "--"),
+        }
+        floor = torch.finfo(energies.dtype).eps * energies.abs().amax()
+        violation = (gained - work).clamp(min=0).reshape(-1, work.shape[-1])
+    figure = _plots.figure(10, 3.8)
+    balance, beyond = figure.subplots(1, 2)
+    for label, (values, dashes) in lines.items():
+        for k, line in enumerate(values.reshape(-1, values.shape[-1]).cpu().numpy()):
+            balance.plot(time, line, dashes, color=f"C{k % 10}", linewidth=1.2, label=label if k == 0 else None)
+    balance.set(xlabel="time", ylabel="energy", title="Energy is below the work where some is dissipated")
+    balance.legend(frameon=False)
+    for k, line in enumerate(violation.clamp(min=floor / 10).cpu().numpy()):
+        beyond.plot(time[1:], line, ".", color=f"C{k % 10}", markersize=3)
+    beyond.axhline(float(floor), color="#9ca3af", linewidth=1, label="rounding of H")
+    beyond.set(yscale="log", xlabel="time", ylabel="energy", title=f"Gain of each step beyond the work: {method}")
+    beyond.legend(frameon=False)
+    return figure
 
 
 def _doubled(method: str) -> bool:

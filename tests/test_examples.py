@@ -13,6 +13,7 @@ TINY = {
     "pendulum": ["--updates", "3", "--trajectories", "4"],
     "condition": ["--updates", "3", "--trajectories", "4"],
     "lagrangian": ["--updates", "3", "--trajectories", "4"],
+    "port": ["--updates", "3", "--trajectories", "4"],
     "rollout_speed": ["--batches", "1", "2", "--steps", "2", "--seconds", "0", "--threads", "1"],
     "tao": ["--steps", "20"],
     "compile_and_train": ["--updates", "3", "--backend", "aot_eager"],
