@@ -30,6 +30,7 @@ NETWORKS = [
     ]
 ]
 DT = 0.5
+BACKENDS = ["auto", "reference"]  # kernels where there are some, and torch
 
 
 def network(d=3, activation="tanh", seed=0, *, hidden=(32, 16), gain=1.5, condition_dim=0):
@@ -66,13 +67,14 @@ def test_the_same_measure_finds_what_is_not_symplectic(method, d, activation, se
     assert diagnostics.symplectic_defect(H, z, DT, method).max() >= 1e-3
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("d", "activation", "seed"), NETWORKS)
 @pytest.mark.parametrize("method", SYMMETRIC)
-def test_symmetric_methods_come_back(method, d, activation, seed):
+def test_symmetric_methods_come_back(method, d, activation, seed, backend):
     H, z, _ = network(d, activation, seed)
     # A discrete gradient has differences of H over a step's length, and their rounding.
     allowed = 1e-10 if method == "discrete_gradient" else 1e-11
-    assert diagnostics.reversibility_error(H, z, 0.2, 20, method).max() <= allowed
+    assert diagnostics.reversibility_error(H, z, 0.2, 20, method, backend=backend).max() <= allowed
 
 
 @pytest.mark.parametrize("method", ["leapfrog", "symplectic_euler", "euler"])
@@ -223,8 +225,9 @@ def test_a_failure_is_flagged_and_leaves_others_alone(method, grad):
     assert torch.equal(got[[0, 4]], want)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("method", IMPLICIT)
-def test_a_failed_sample_spoils_no_gradient(method):
+def test_a_failed_sample_spoils_no_gradient(method, backend):
     """A NaN among the samples: the others' gradients, and those of the parameters, are those without it."""
     H, z0, _ = network(d=1, hidden=(5,))
     spoilt = torch.cat((z0, torch.full((1, 2), math.nan, dtype=torch.float64)))
@@ -232,7 +235,7 @@ def test_a_failed_sample_spoils_no_gradient(method):
     def gradients(z0):
         z0 = z0.clone().requires_grad_()
         dt = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
-        trajectory, _ = rollout(H, z0, dt, 3, method=method, return_info=True)
+        trajectory, _ = rollout(H, z0, dt, 3, method=method, return_info=True, backend=backend)
         return torch.autograd.grad(trajectory[:3].square().sum(), (z0, dt, *H.layers.parameters()), allow_unused=True)
 
     for got, want in zip(gradients(spoilt), gradients(z0), strict=True):
@@ -242,23 +245,25 @@ def test_a_failed_sample_spoils_no_gradient(method):
             torch.testing.assert_close(got[:3] if got.shape == spoilt.shape else got, want, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("method", IMPLICIT)
-def test_a_step_that_failed_is_constant(method):
+def test_a_step_that_failed_is_constant(method, backend):
     H, z0, _ = network()
     z0.requires_grad_()
-    trajectory, info = rollout(H, z0, 3.0, 1, method=method, max_iterations=1, return_info=True)
+    trajectory, info = rollout(H, z0, 3.0, 1, method=method, max_iterations=1, return_info=True, backend=backend)
     assert not info.converged.any()
     (gradient,) = torch.autograd.grad(trajectory[:, 1].sum(), z0)
     assert not gradient.any()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("method", IMPLICIT)
-def test_failures_are_told(method):
+def test_failures_are_told(method, backend):
     H, z0, _ = network()
     with pytest.warns(RuntimeWarning, match=r"3 of 3 trajectories were not solved to tol=1e-13 \(return_info=True"):
-        rollout(H, z0, 3.0, 1, method=method, max_iterations=1)
+        rollout(H, z0, 3.0, 1, method=method, max_iterations=1, backend=backend)
     with pytest.warns(RuntimeWarning, match="1 of 1 trajectories"):
-        rollout(H, z0[0], 3.0, 1, method=method, max_iterations=1)
+        rollout(H, z0[0], 3.0, 1, method=method, max_iterations=1, backend=backend)
 
 
 @pytest.mark.parametrize("dt", [1.0, 10.0])
@@ -342,23 +347,23 @@ def test_a_second_derivative_is_refused(method):
     H, z0, _ = network()
     z0.requires_grad_()
     with pytest.raises(NotImplementedError, match="differentiable once"):
-        torch.autograd.grad(rollout(H, z0, 0.1, 1, method=method).sum(), z0, create_graph=True)
+        torch.autograd.grad(rollout(H, z0, 0.1, 1, method=method, backend="reference").sum(), z0, create_graph=True)
 
 
 # Every way to call.
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dt", [0.1, 2.0])
-def test_no_grad_and_inference_mode(method, dt):
+def test_no_grad_and_inference_mode(method, dt, backend):
     """A large dt too: there Newton's method needs derivatives in inference mode."""
     H, z0, condition = network(condition_dim=2)
-    call = {"method": method, "condition": condition, "return_energy": True, "return_info": True}
-    want = rollout(H, z0, dt, 2, **call)
+    call = {"method": method, "return_energy": True, "return_info": True, "backend": backend}
+    want = rollout(H, z0, dt, 2, condition=condition, **call)
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
-            inputs = {**call, "condition": condition.clone()}
-            got = rollout(H, z0.clone(), dt, 2, **inputs)
+            got = rollout(H, z0.clone(), dt, 2, condition=condition.clone(), **call)
             assert not got[0].requires_grad
             assert torch.equal(got[2].converged, want[2].converged)
             torch.testing.assert_close(got[:2], want[:2], rtol=1e-10, atol=1e-10)
@@ -386,11 +391,12 @@ def test_shapes(method, batch, steps):
         torch.testing.assert_close(trajectory[index], alone, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("method", METHODS)
-def test_float32(method):
+def test_float32(method, backend):
     H, z0, _ = network()
     want = rollout(H, z0, 0.1, 5, method=method)
-    got, info = rollout(H.float(), z0.float(), 0.1, 5, method=method, return_info=True)
+    got, info = rollout(H.float(), z0.float(), 0.1, 5, method=method, return_info=True, backend=backend)
     assert got.dtype == torch.float32
     assert info.converged.all()
     torch.testing.assert_close(got.double(), want, rtol=0, atol=2e-5)
