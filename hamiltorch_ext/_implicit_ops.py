@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import _C
 from ._addresses import address
-from ._ops import NativeCall, empty_gradients, library, no_second_derivative
+from ._ops import NativeCall, empty_gradients, library, no_second_derivative, zeros_for_none
 from .integrators import integrator
 from .mlp import MLP
 from .reference import RolloutInfo
@@ -46,10 +46,7 @@ def implicit_rollout(
     max_iterations: int,
 ) -> tuple[Tensor, RolloutInfo]:
     """Trajectory of z0 (batch, dim), differentiable once, and what became of its steps."""
-    biases = [
-        weight.new_zeros(weight.shape[0]) if bias is None else bias
-        for weight, bias in zip(mlp.weights, mlp.biases, strict=True)
-    ]
+    biases = zeros_for_none(mlp)
     given = (z0, dt, condition, *mlp.weights, *biases)
     recorded = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
     trajectory, _, converged, iterations, residual = _rollout(
@@ -182,7 +179,8 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Results) -> No
 def _backward(ctx: Any, grad_trajectory: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     points, converged, dt, *parameters, condition = ctx.saved_tensors
     if grad_trajectory is None:
-        return (None,) * 11
+        nothing = [None] * ctx.layers
+        return (None, None, nothing, nothing, *(None,) * 7)
     weights, biases = parameters[: ctx.layers], parameters[ctx.layers :]
     grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = _rollout_backward(
         grad_trajectory, points, converged, dt, weights, biases, condition, ctx.activation, ctx.method

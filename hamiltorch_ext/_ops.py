@@ -44,6 +44,7 @@ __all__ = [
     "rollout",
     "transformed",
     "why_not_native",
+    "zeros_for_none",
 ]
 
 # Of the products, by device; float64 tensors are computed in float64 whichever is asked for.
@@ -99,10 +100,7 @@ def rollout(
 
     With ``recompute`` nothing but the trajectory is kept for the backward pass.
     """
-    biases = [
-        weight.new_zeros(weight.shape[0]) if bias is None else bias
-        for weight, bias in zip(mlp.weights, mlp.biases, strict=True)
-    ]
+    biases = zeros_for_none(mlp)
     if not _watched() and _to_be_recorded(z0, dt, condition, *mlp.weights, *biases):
         tape_bytes = 0 if recompute else TAPE_BYTES
         z0, condition = z0.contiguous(), contiguous(condition)  # in another order there would be no tape
@@ -116,6 +114,14 @@ def rollout(
         )
     trajectory, energies = results
     return trajectory, energies
+
+
+def zeros_for_none(mlp: MLP) -> list[Tensor]:
+    """The network's biases, zeros where a layer has none."""
+    return [
+        weight.new_zeros(weight.shape[0]) if bias is None else bias
+        for weight, bias in zip(mlp.weights, mlp.biases, strict=True)
+    ]
 
 
 def direct_rollout(

@@ -54,10 +54,10 @@ class Settings(NamedTuple):
     binding: float = 1.0
 
     def tolerance(self, dtype: torch.dtype) -> float:
-        """``tol``, or 1e-6 for float32 and 1e-13 for float64."""
+        """``tol``, or 1e-6 for float32 and 1e-14 for float64."""
         if self.tol is not None:
             return self.tol
-        return 1e-6 if dtype == torch.float32 else 1e-13
+        return 1e-6 if dtype == torch.float32 else 1e-14
 
 
 DEFAULTS = Settings()

@@ -134,8 +134,9 @@ def rollout(
         return_info: also return a ``RolloutInfo`` of the implicit methods' solves; without it, a warning tells of
             steps that were not solved.
         tol: of implicit methods: a step's equations are solved when no entry of them is larger than ``tol`` times one
-            plus the largest of the solution. By default 1e-6 in float32 and 1e-13 in float64: what they keep they keep
-            to this tolerance.
+            plus the largest of the solution (natively, of the equations as the first layer's arguments see them), or
+            when Newton's next step would be lost in rounding. By default 1e-6 in float32 and 1e-14 in float64: what
+            they keep they keep to this tolerance.
         max_iterations: of implicit methods, most iterations of one solve.
         binding: of "extended": omega, in the units of one over dt, that binds the two copies of the phase space.
         require: "symplectic", "symmetric" or "energy": a ValueError where ``method`` does not keep that for this H.

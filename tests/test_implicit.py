@@ -1,73 +1,380 @@
-"""The solver of implicit steps: samples of a batch leave each other alone, in every grad mode."""
+"""The native rollouts by implicit stages: against the torch reference, the equations themselves, and hostile inputs."""
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
+
 import pytest
 import torch
+from torch.autograd import gradcheck
 
-from hamiltorch_ext import _implicit, reference, rollout
+from hamiltorch_ext import _C, HamiltonianMLP, diagnostics, reference, rollout
+from hamiltorch_ext._implicit_ops import implicit_rollout
+from hamiltorch_ext.integrators import INTEGRATORS
 
-pytestmark = pytest.mark.filterwarnings("ignore:running on the torch reference path")
-STIFF = torch.tensor([1.0, 30.0, 3.0, 2.0], dtype=torch.float64)
-METHODS = ["implicit_midpoint", "discrete_gradient"]
-
-
-def stiff(z):
-    """With steps of one half plain iteration diverges and Newton's method has to take over."""
-    return (STIFF * z.square()).sum(-1) / 2 + torch.cos(z).sum(-1)
+F64 = torch.float64
+METHODS = ["symplectic_euler", "stormer_verlet", "implicit_midpoint", "yoshida4"]
+ACTIVATIONS = ["softplus", "tanh", "silu", "gelu", "sin"]
 
 
-def states(n=5):
-    return torch.randn(n, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
 
 
-def run(method, z, steps=5):
-    return rollout(stiff, z, 0.5, steps, method=method, return_info=True)
+@pytest.fixture(params=_C.instruction_sets())
+def instruction_set(request):
+    before = _C.instruction_set()
+    _C.use_instruction_set(request.param)
+    yield
+    _C.use_instruction_set(before)
+
+
+@contextmanager
+def on_threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def network(d, hidden=(33, 7), activation="tanh", condition_dim=0, gain=1.5, dtype=F64):
+    """Weights large enough for the equations to need iterations."""
+    H = HamiltonianMLP(2 * d, hidden, activation, condition_dim=condition_dim, dtype=dtype)
+    with torch.no_grad():
+        for layer in H.layers:
+            torch.nn.init.normal_(layer.weight, std=gain * layer.in_features**-0.5)
+            torch.nn.init.normal_(layer.bias, std=0.3)
+    return H
+
+
+def states(*shape, dtype=F64):
+    return torch.randn(*shape, dtype=dtype)
+
+
+def everything(H, z0, steps, backend, method, dt=0.3, condition=None, **options):
+    """Trajectory, energies, info, and the gradients of a random weighting of both by all that they depend on."""
+    H.zero_grad(set_to_none=True)
+    z0 = z0.detach().clone().requires_grad_()
+    dt = torch.tensor(dt, dtype=z0.dtype, requires_grad=True)
+    leaves = {"z0": z0, "dt": dt, **dict(H.named_parameters())}
+    if condition is not None:
+        leaves["condition"] = condition = condition.detach().clone().requires_grad_()
+    trajectory, energies, info = rollout(
+        H, z0, dt, steps, method=method, condition=condition, return_energy=True, return_info=True, backend=backend,
+        **options,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(5)
+    weights = [torch.randn(x.shape, generator=generator, dtype=F64).to(x.dtype) for x in (trajectory, energies)]
+    loss = (trajectory * weights[0]).sum() + (energies * weights[1]).sum()
+    found = torch.autograd.grad(loss, leaves.values(), materialize_grads=True, allow_unused=True)
+    grads = dict(zip(leaves, found, strict=True))
+    return {"trajectory": trajectory.detach(), "energies": energies.detach(), **grads}, info
+
+
+def assert_same(H, z0, steps, method, tolerance=1e-10, **options):
+    got, info = everything(H, z0, steps, "native", method, **options)
+    want, expected = everything(H, z0, steps, "reference", method, **options)
+    assert expected.converged.all()
+    assert info.converged.all()
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        assert (got[name] - value).abs().max() < tolerance * (1 + value.abs().max()), name
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_and_activation(method, activation):
+    assert_same(network(3, activation=activation, condition_dim=2), states(5, 6), 4, method, condition=states(5, 2))
+
+
+@pytest.mark.parametrize(
+    ("d", "hidden", "batch"),
+    [(1, (1,), 1), (2, (40,), 3), (5, (7, 65, 3), 61), (17, (33, 16), 29), (31, (8, 8, 8, 8), 2), (64, (20, 70), 4)],
+)
+@pytest.mark.parametrize("method", ["stormer_verlet", "implicit_midpoint"])
+def test_sizes(method, d, hidden, batch, instruction_set):
+    assert_same(network(d, hidden), states(batch, 2 * d), 3, method, dt=0.2)
+
+
+def values(H, z0, steps, backend, method, dt=0.3, **options):
+    with torch.no_grad():
+        return rollout(H, z0, dt, steps, method=method, return_info=True, backend=backend, **options)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("batch", "steps"), [(1, 40), (2, 33), (20, 7), (70, 3)])
+@pytest.mark.parametrize("method", METHODS)
+def test_layer_1_space(method, batch, steps, threads):
+    """More states than the first layer is wide: without gradients the products with W_1 become one with G."""
+    H, z0 = network(90, (64, 48), "softplus"), states(batch, 180)
+    with on_threads(threads):
+        (got, info), (want, _) = (values(H, z0, steps, backend, method) for backend in ("native", "reference"))
+        assert info.converged.all()
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+        again = values(H, z0, steps, "native", method)[0]
+    assert torch.equal(got, again)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("d", "hidden", "batch"), [(300, (280, 260), 1), (40, (700, 400), 3), (30, (500, 300), 20)])
+def test_threads_share_large_networks(d, hidden, batch, threads):
+    with on_threads(threads):
+        for method in ("stormer_verlet", "implicit_midpoint"):
+            assert_same(network(d, hidden, "softplus"), states(batch, 2 * d), 2, method, condition=None)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_sample_is_solved_in_a_batch_as_it_is_alone(method):
-    """One that arrived early waited for the others in rounding noise, until that noise moved it."""
-    together, info = run(method, states())
-    assert info.converged.all()
-    for sample, z in enumerate(states()):
-        alone, info_alone = run(method, z)
-        assert info_alone.converged.all()
-        torch.testing.assert_close(together[sample], alone, rtol=1e-9, atol=1e-9)
+def test_gradcheck(method):
+    H = network(2, (6, 5), condition_dim=2)
+    names = [name for name, _ in H.named_parameters()]
 
+    def run(z0, dt, condition, *parameters):
+        replaced = HamiltonianMLP(4, (6, 5), "tanh", condition_dim=2, dtype=F64)
+        for name, parameter in zip(names, parameters, strict=True):
+            layer, kind = name.removeprefix("layers.").split(".")
+            module = replaced.layers[int(layer)]
+            del module._parameters[kind]
+            module._parameters[kind] = parameter
+        return rollout(replaced, z0, dt, 3, method=method, condition=condition, return_energy=True, backend="native")
 
-def test_directions_end_with_the_space_that_they_span():
-    """Eigenvalues of the first sample are few, of the second many; asked for more than rounding allows."""
-    few, many = torch.tensor([1.0] * 5 + [3.0] * 5), torch.arange(1.0, 11.0)
-    A = torch.stack((few.diag(), many.diag())).double()
-    right = torch.ones(2, 10, dtype=torch.float64)
-    x, left = _implicit.conjugate_residuals(lambda v: (A @ v.unsqueeze(-1)).squeeze(-1), right, 0.0)
-    torch.testing.assert_close(x, right / torch.stack((few, many)), rtol=1e-14, atol=0)
-    assert left.max() < 1e-14
+    inputs = (states(3, 4), torch.tensor(0.4, dtype=F64), states(3, 2), *H.parameters())
+    assert gradcheck(run, [x.detach().clone().requires_grad_() for x in inputs])
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_the_mode_changes_no_value(method, mode):
-    z = states().requires_grad_()
-    trajectory, info = run(method, z)
-    with mode():
-        same, its_info = run(method, states())
-    assert info.converged.all()
-    assert torch.equal(same, trajectory)
-    assert same.is_inference() == (mode is torch.inference_mode)
-    assert all(torch.equal(mine, its) for mine, its in zip(info, its_info, strict=True))
+def test_float32_is_as_good_as_the_reference(method):
+    """Both are a tolerance of 1e-6 away at every step; the native one at most twice as far as torch's float32."""
+    H, z0 = network(8, (40, 24), "softplus", gain=1.2), states(50, 16)
+    exact = values(H, z0, 10, "reference", method)[0]
+    H, z0 = H.float(), z0.float()
+    errors = [
+        (values(H, z0, 10, backend, method, tol=1e-6)[0] - exact).abs().max() for backend in ("native", "reference")
+    ]
+    allowed = 10 * len(INTEGRATORS[method].stages) * 1e-6 * (1 + exact.abs().max())
+    assert errors[0] < 2 * errors[1] + allowed
 
 
-def test_inputs_born_in_inference_mode():
-    def of_condition(z, c):
-        return stiff(z) + (c * z).sum(-1)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_equations_hold(method):
+    """The points that the rollout leaves satisfy w = z + Theta c dt J H_z(w), as autograd says, and make the steps."""
+    H, z0, dt = network(4, (20, 12), "silu", gain=2.0), states(9, 8), 0.6
+    mlp = H.description
+    z = rollout(H, z0, dt, 5, method=method, backend="native").detach()
+    biases = [b.detach() for b in mlp.biases]
+    _, points, converged, iterations, residual = torch.ops.hamiltorch.implicit_rollout(
+        z0, torch.tensor(dt, dtype=F64), list(mlp.weights), biases, None, "silu", method, 5, 1e-14, 50, True
+    )
+    assert converged.all()
+    assert (iterations > 0).all()
+    assert (residual <= 1e-14).all()
+    for n in range(5):
+        state = z[:, n]
+        for k, stage in enumerate(INTEGRATORS[method].stages):
+            w = points[:, n, k]
+            dq, dp = reference.gradient(H, w).detach().chunk(2, -1)
+            change = stage.coefficient * dt * torch.cat((dp, -dq), -1)
+            way = torch.cat((torch.full((4,), stage.at_q), torch.full((4,), stage.at_p))).to(F64)
+            torch.testing.assert_close(w, state + way * change, rtol=0, atol=1e-11)
+            state = state + change
+        torch.testing.assert_close(z[:, n + 1], state, rtol=0, atol=1e-11)
 
-    z, c, dt = states(), torch.ones(5, 4, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
-    want = reference.rollout(of_condition, z, dt, 3, method="discrete_gradient", condition=c)
-    with torch.inference_mode():
-        got, info = reference.rollout(
-            of_condition, z.clone(), dt.clone(), 3, method="discrete_gradient", condition=c.clone(), return_info=True
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("batch", [(), (0,), (2, 3), (2, 0)], ids=str)
+def test_batch_shapes(method, batch):
+    H, z0 = network(3, condition_dim=1), states(*batch, 6)
+    trajectory, energies, info = rollout(
+        H, z0, 0.2, 3, method=method, condition=states(1), return_energy=True, return_info=True, backend="native"
+    )
+    assert trajectory.shape == (*batch, 4, 6)
+    assert energies.shape == (*batch, 4)
+    assert all(field.shape == (*batch, 3) for field in info)
+    (trajectory.sum() + energies.sum()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in H.parameters() if p.grad is not None)
+
+
+def test_no_steps():
+    H, z0 = network(3), states(2, 6).requires_grad_()
+    trajectory = rollout(H, z0, 0.2, 0, method="implicit_midpoint", backend="native")
+    assert torch.equal(trajectory[:, 0], z0)
+    trajectory.sum().backward()
+    assert torch.equal(z0.grad, torch.ones_like(z0))
+
+
+@pytest.mark.parametrize("method", ["stormer_verlet", "implicit_midpoint", "yoshida4"])
+def test_there_and_back(method):
+    H, z0 = network(5, (24,), gain=2.0), states(7, 10)
+    assert diagnostics.reversibility_error(H, z0, 0.3, 20, method).max() < 1e-11
+
+
+def test_layout_of_inputs_does_not_matter():
+    H = network(4)
+    wide = states(5, 16)
+    z0 = wide[:, ::2]
+    want = rollout(H, z0.contiguous(), 0.3, 4, method="stormer_verlet", backend="native")
+    assert torch.equal(rollout(H, z0, 0.3, 4, method="stormer_verlet", backend="native"), want)
+    expanded = states(1, 8).expand(3, 8)
+    got = rollout(H, expanded, 0.3, 4, method="stormer_verlet", backend="native")
+    assert torch.equal(got[0], got[2])
+
+
+def test_a_sample_does_not_depend_on_its_neighbours_convergence():
+    """One that needs many iterations, one that is not a number, and one far off leave the others as they are."""
+    H, z0 = network(3, (20,), gain=2.0), states(30, 6)
+    alone, _ = values(H, z0, 4, "native", "implicit_midpoint")
+    z0[3], z0[7] = float("nan"), 1e6
+    z0[11, 2] = float("inf")
+    got, info = values(H, z0, 4, "native", "implicit_midpoint")
+    others = [i for i in range(30) if i not in (3, 7, 11)]
+    torch.testing.assert_close(got[others], alone[others], rtol=0, atol=1e-12)
+    assert info.converged[others].all()
+    assert not info.converged[[3, 11]].any()
+
+
+@pytest.mark.parametrize("method", ["stormer_verlet", "implicit_midpoint"])
+def test_what_does_not_contract_is_solved_by_newton(method):
+    """Where plain iteration multiplies the error, Newton's method still finds the solution."""
+    H, z0 = network(2, (16,), gain=3.0), states(200, 4)
+    trajectory, info = values(H, z0, 1, "native", method, dt=0.8)
+    J = torch.tensor([[0.0, 1], [-1, 0]], dtype=F64).kron(torch.eye(2, dtype=F64))
+    middle = ((trajectory[:, 0] + trajectory[:, 1]) / 2).requires_grad_()
+    gradient = H.gradient(middle)
+    rows = [torch.autograd.grad(gradient[:, i].sum(), middle, retain_graph=True)[0] for i in range(4)]
+    hessian = torch.stack(rows, dim=1)
+    radius = torch.linalg.eigvals(0.4 * J @ hessian).abs().amax(-1)
+    solved = info.converged[:, 0]
+    assert (radius > 1).sum() > 20
+    assert solved[radius > 1].float().mean() > 0.5
+    if method == "implicit_midpoint":
+        dq, dp = reference.gradient(H, middle).detach().chunk(2, -1)
+        left = trajectory[:, 1] - trajectory[:, 0] - 0.8 * torch.cat((dp, -dq), -1)
+        assert left[solved].abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_hostile_solves(method, dtype):
+    """Far too long steps, huge and broken states: solved, as autograd confirms, or flagged. Nothing hangs."""
+    for d, dt, size in [(1, 1e-4, 1.0), (1, 50.0, 1.0), (3, 5.0, 30.0), (6, 1e4, 1.0), (20, 2.0, 100.0)]:
+        H = network(d, (24, 16), "silu", gain=2.0, dtype=dtype)
+        z0 = size * states(100, 2 * d, dtype=dtype)
+        z0[5, 0] = float("nan")
+        trajectory, info = values(H, z0, 3, "native", method, dt=dt, max_iterations=30)
+        assert not info.converged[5].any()
+        assert (info.converged.int().diff(dim=1) <= 0).all()  # a failure is for good
+        if method != "implicit_midpoint":
+            continue
+        before, after = trajectory[:, :-1].double(), trajectory[:, 1:].double()
+        exact = H.double()
+        dq, dp = reference.gradient(exact, (before + after) / 2).detach().chunk(2, -1)
+        change = dt * torch.cat((dp, -dq), -1)
+        left = ((after - before - change).abs().amax(-1)) / (1 + before.abs().amax(-1) + change.abs().amax(-1))
+        # A residual of tol in the argument of layer 1 is dt |H''| tol at most in the step.
+        curvature = dt * torch.linalg.matrix_norm(exact.layers[0].weight, 2) * 40
+        assert (left[info.converged] < (1e-6 if dtype == torch.float32 else 1e-12) * (20 + curvature)).all()
+
+
+def test_failures_are_told_and_constant():
+    H, z0 = network(2, (16,), gain=3.0), states(50, 4).requires_grad_()
+    with pytest.warns(RuntimeWarning, match="of 50 trajectories were not solved to tol"):
+        trajectory = rollout(H, z0, 3.0, 2, method="implicit_midpoint", max_iterations=3, backend="native")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, info = rollout(
+            H, z0, 3.0, 2, method="implicit_midpoint", max_iterations=3, return_info=True, backend="native"
         )
-    assert info.converged.all()
-    assert torch.equal(got, want)
+    failed = ~info.converged[:, 0]
+    assert failed.any()
+    trajectory[:, 1:].sum().backward()
+    assert (z0.grad[failed] == 0).all()
+    assert torch.isfinite(z0.grad).all()
+
+
+def test_a_cotangent_that_is_no_number_stays_with_its_sample():
+    H, z0 = network(3), states(6, 6).requires_grad_()
+    trajectory = rollout(H, z0, 0.3, 3, method="stormer_verlet", backend="native")
+    weights = torch.ones_like(trajectory)
+    weights[2, 1, 0] = float("nan")
+    (grad,) = torch.autograd.grad((trajectory * weights).sum(), z0)
+    assert torch.isnan(grad[2]).any()
+    assert torch.isfinite(grad[[0, 1, 3, 4, 5]]).all()
+
+
+def test_operators_are_well_formed():
+    H, z0 = network(2, (5,), condition_dim=1), states(3, 4)
+    mlp = H.description
+    arguments = (
+        z0.requires_grad_(), torch.tensor(0.2, dtype=F64, requires_grad=True), list(mlp.weights), list(mlp.biases),
+        states(3, 1).requires_grad_(), "tanh", "stormer_verlet", 2, 1e-13, 50, True,
+    )  # fmt: skip
+    torch.library.opcheck(torch.ops.hamiltorch.implicit_rollout.default, arguments)
+
+
+def test_compiled():
+    H, z0 = network(3), states(4, 6)
+
+    def loss(z0):
+        return rollout(H, z0, 0.3, 3, method="implicit_midpoint", return_energy=True)[0].square().sum()
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    results = []
+    for function in (loss, compiled):
+        leaf = z0.clone().requires_grad_()
+        value = function(leaf)
+        value.backward()
+        results.append((value.detach(), leaf.grad))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_inference_mode():
+    H, z0 = network(3), states(4, 6)
+    want = rollout(H, z0, 0.3, 3, method="stormer_verlet", backend="native").detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(rollout(H, z0.clone(), 0.3, 3, method="stormer_verlet", backend="native"), want)
+
+
+def test_differentiable_once():
+    H, z0 = network(3), states(4, 6).requires_grad_()
+    trajectory = rollout(H, z0, 0.3, 3, method="stormer_verlet", backend="native")
+    (grad,) = torch.autograd.grad(trajectory.sum(), z0, create_graph=True)
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"differentiable once|does not require grad"):
+        grad.sum().backward()
+
+
+def test_what_has_no_kernel_says_so():
+    H, z0 = network(3, dtype=torch.float32), states(2, 6, dtype=torch.float32)
+    with pytest.raises(ValueError, match="'discrete_gradient' has no kernel"):
+        rollout(H, z0, 0.1, 1, method="discrete_gradient", backend="native")
+    with pytest.raises(ValueError, match="precision"):
+        rollout(H, z0, 0.1, 1, method="stormer_verlet", precision="bfloat16", backend="native")
+
+
+def test_operators_check_their_arguments():
+    H, z0 = network(2, (5,)), states(3, 4)
+    mlp = H.description
+    trajectory, _ = implicit_rollout(mlp, z0, torch.tensor(0.1, dtype=F64), 2, "stormer_verlet", None, 1e-13, 50)
+    backward = torch.ops.hamiltorch.implicit_rollout_backward
+    rest = (torch.tensor(0.1, dtype=F64), list(mlp.weights), list(mlp.biases), None, "tanh", "stormer_verlet")
+    converged = torch.ones(3, 2, dtype=torch.bool)
+    with pytest.raises(ValueError, match="points must be"):
+        backward(trajectory, states(3, 2, 1, 4), converged, *rest)
+    with pytest.raises(ValueError, match="converged must be bool"):
+        backward(trajectory, states(3, 2, 2, 4), converged.int(), *rest)
+    with pytest.raises(ValueError, match="grad_trajectory must have shape"):
+        backward(states(3, 4), states(3, 2, 2, 4), converged, *rest)
+    with pytest.raises(ValueError, match="weights"):
+        implicit_rollout(
+            mlp._replace(weights=mlp.weights[:1], biases=mlp.biases[:1]),
+            z0,
+            torch.tensor(0.1, dtype=F64),
+            2,
+            "stormer_verlet",
+            None,
+            1e-13,
+            9,
+        )

@@ -148,6 +148,13 @@ T scale_of(const ImplicitTile<T>& tile, int64_t slot, int64_t width) {
   return 1 + horizontal_most<T>(most);
 }
 
+// A residual's largest entry as a part of that; not a number where the argument is infinite.
+template <class T>
+T error_of(const ImplicitTile<T>& tile, int64_t slot, int64_t width, T most) {
+  const T scale = scale_of(tile, slot, width);
+  return scale < static_cast<T>(__builtin_inf()) ? most / scale : static_cast<T>(__builtin_nan(""));
+}
+
 // D of the next iteration by Anderson's acceleration: of all mixtures of this image and those before, that whose
 // residuals mix to the shortest. The image and its residual are then the newest remembered.
 template <class T>
@@ -224,8 +231,7 @@ int64_t iterate(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const St
       const T* const image = tile.image.row(i);
       for_vectors<T>(width, [&](int64_t c) { store(rest + c, load(image + c) - load(displacement + c)); });
       ++tile.iterations[slot];
-      const T most = largest(rest, width);
-      const T error = tile.error[slot] = most / scale_of(tile, slot, width);
+      const T most = largest(rest, width), error = tile.error[slot] = error_of(tile, slot, width, most);
       tile.solved[slot] = error <= least;
       const bool contracts = most <= static_cast<T>(kSlowly) * tile.length[slot];  // not where it is not a number
       if (!tile.solved[slot] && contracts && !ends) {

@@ -42,7 +42,7 @@ void take_point(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, int64_t 
     store(tile.impulses.row(slot) + c, load(tile.impulse.row(line) + c));
   });
   tile.length[slot] = norm(tile.residual.row(slot), width);
-  tile.error[slot] = largest(tile.residual.row(slot), width) / scale_of(tile, slot, width);
+  tile.error[slot] = error_of(tile, slot, width, largest(tile.residual.row(slot), width));
 }
 
 // Goes on with the `count` slots in tile.slow.

@@ -1,0 +1,278 @@
+// Rollouts by implicit stages on their own, for the sanitizers: odd sizes, every instruction set, several threads. The
+// steps are checked in scalar code, gradients against differences along a random direction.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../cpu/implementation.h"
+#include "../cuda/scalar_math.h"
+#include "expect.h"
+
+using namespace hamiltorch;
+
+namespace {
+
+constexpr int32_t kBoth = kMovesP | kMovesQ;
+const std::vector<Stage> kStormerVerlet = {{kBoth, 0.5, 0, 1}, {kBoth, 0.5, 1, 0}};
+const std::vector<Stage> kMidpoint = {{kBoth, 1, 0.5, 0.5}};
+const std::vector<Stage> kUneven = {{kBoth, 0.75, 0.25, 1}, {kBoth, 0.25, 0.5, 0.5}};
+
+struct Case {
+  int64_t d, condition, batch, steps;
+  std::vector<int64_t> widths;
+  Activation activation;
+  double dt;
+  std::vector<Stage> stages;
+};
+
+template <class T>
+struct Problem {
+  Case c;
+  T dt;
+  std::vector<std::vector<T>> weights, biases;
+  std::vector<T> z0, condition;
+  mutable std::vector<const T*> weight_pointers, bias_pointers;
+
+  Problem(const Case& given, unsigned seed) : c(given), dt(static_cast<T>(given.dt)) {
+    std::mt19937 generator(seed);
+    std::normal_distribution<double> normal;
+    const auto fill = [&](int64_t n, double scale) {
+      std::vector<T> v(static_cast<size_t>(n));
+      for (T& x : v) x = static_cast<T>(scale * normal(generator));
+      return v;
+    };
+    int64_t in = 2 * c.d + c.condition;
+    for (const int64_t width : c.widths) {
+      weights.push_back(fill(width * in, 1.5 / std::sqrt(static_cast<double>(in))));
+      biases.push_back(fill(width, 0.3));
+      in = width;
+    }
+    weights.push_back(fill(in, 1 / std::sqrt(static_cast<double>(in))));
+    biases.push_back(fill(1, 1));
+    z0 = fill(c.batch * 2 * c.d, 1);
+    condition = fill(c.batch * c.condition, 1);
+  }
+
+  ImplicitRollout<T> rollout(double tolerance) const {
+    weight_pointers.clear();
+    bias_pointers.clear();
+    for (const auto& w : weights) weight_pointers.push_back(w.data());
+    for (const auto& b : biases) bias_pointers.push_back(b.data());
+    return {{{2 * c.d, c.condition, static_cast<int64_t>(c.widths.size()), c.activation, c.widths.data(),
+              weight_pointers.data(), bias_pointers.data()},
+             c.stages.data(),
+             static_cast<int64_t>(c.stages.size()),
+             dt,
+             c.steps,
+             c.batch,
+             condition.data(),
+             false},
+            static_cast<T>(tolerance),
+            50};
+  }
+};
+
+// dH/dz of one sample, in double.
+template <class T>
+std::vector<double> slope(const Problem<T>& p, const std::vector<double>& z, int64_t sample) {
+  std::vector<double> input = z;
+  input.insert(input.end(), p.condition.begin() + sample * p.c.condition,
+               p.condition.begin() + (sample + 1) * p.c.condition);
+  std::vector<std::vector<double>> rates;
+  for (size_t l = 0; l < p.c.widths.size(); ++l) {
+    std::vector<double> value, rate;
+    for (int64_t o = 0; o < p.c.widths[l]; ++o) {
+      double a = p.biases[l][o];
+      for (size_t i = 0; i < input.size(); ++i) a += double(p.weights[l][o * input.size() + i]) * input[i];
+      const ScalarJet<double> jet = scalar_activation(p.c.activation, a);
+      value.push_back(jet.value);
+      rate.push_back(jet.first);
+    }
+    rates.push_back(rate);
+    input = value;
+  }
+  std::vector<double> delta(p.weights.back().begin(), p.weights.back().end());
+  for (size_t l = p.c.widths.size(); l-- > 0;) {
+    const size_t in = p.weights[l].size() / delta.size();
+    std::vector<double> below(in, 0.0);
+    for (size_t o = 0; o < delta.size(); ++o)
+      for (size_t i = 0; i < in; ++i) below[i] += delta[o] * rates[l][o] * p.weights[l][o * in + i];
+    delta = below;
+  }
+  return delta;
+}
+
+// One step by plain iteration, long enough for these problems.
+template <class T>
+std::vector<double> step(const Problem<T>& p, std::vector<double> z, int64_t sample) {
+  const size_t d = static_cast<size_t>(p.c.d);
+  for (const Stage& stage : p.c.stages) {
+    std::vector<double> w = z, g;
+    for (int i = 0; i < 400; ++i) {
+      g = slope(p, w, sample);
+      for (size_t c = 0; c < d; ++c) {
+        w[c] = z[c] + stage.at_q * stage.coefficient * double(p.dt) * g[d + c];
+        w[d + c] = z[d + c] - stage.at_p * stage.coefficient * double(p.dt) * g[c];
+      }
+    }
+    for (size_t c = 0; c < d; ++c) {
+      z[c] += stage.coefficient * double(p.dt) * g[d + c];
+      z[d + c] -= stage.coefficient * double(p.dt) * g[c];
+    }
+  }
+  return z;
+}
+
+template <class T>
+void run(const Case& c, int threads, unsigned seed) {
+  Problem<T> p(c, seed);
+  const Implementation& implementation = active_implementation();
+  const Kernels<T>& kernels = kernels_of<T>(implementation);
+  const std::string name = std::string(implementation.name) + (sizeof(T) == 4 ? " f32" : " f64") +
+                           " d=" + std::to_string(c.d) + " batch=" + std::to_string(c.batch) +
+                           " stages=" + std::to_string(c.stages.size()) + " threads=" + std::to_string(threads);
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  const double tolerance = sizeof(T) == 4 ? 1e-6 : 1e-13;
+  const int64_t dim = 2 * c.d, stages = static_cast<int64_t>(c.stages.size());
+  const size_t solves = static_cast<size_t>(c.batch * c.steps), states = static_cast<size_t>(c.batch * (c.steps + 1));
+  std::vector<T> trajectory(states * dim, nan), summed(trajectory), errors(solves, nan),
+      points(solves * stages * dim, nan);
+  std::vector<uint8_t> converged(solves, 2);
+  std::vector<int64_t> iterations(solves, -1);
+  const auto forward = [&](bool keeps_points, std::vector<T>& to) {
+    const ImplicitRollout<T> rollout = p.rollout(tolerance);
+    const Sizes sizes = kernels.implicit_sizes(rollout, keeps_points, threads);
+    const Buffer workspace(sizes.workspace), prepared(sizes.prepared);
+    const ImplicitArrays<T> arrays = {p.z0.data(),      to.data(),         keeps_points ? points.data() : nullptr,
+                                      converged.data(), iterations.data(), errors.data()};
+    expect(kernels.implicit_forward(rollout, arrays, threads, {prepared.data, false}, workspace.data,
+                                    workspace.bytes) == Status::kOk,
+           name + " status");
+    if (c.batch > 0)
+      expect(kernels.implicit_forward(rollout, arrays, threads, {prepared.data, false}, workspace.data, 0) ==
+                 Status::kWorkspaceTooSmall,
+             name + " small workspace");
+  };
+  forward(false, summed);
+  forward(true, trajectory);
+  const double allowed = 20 * tolerance * static_cast<double>(c.steps + 1);
+  for (int64_t s = 0; s < c.batch; ++s) {
+    const T* const path = trajectory.data() + s * (c.steps + 1) * dim;
+    for (int64_t k = 0; k < c.steps; ++k) {
+      const size_t i = static_cast<size_t>(s * c.steps + k);
+      expect(converged[i] == 1 && iterations[i] > 0 && errors[i] <= tolerance, name + " converged");
+      const std::vector<double> next = step(p, {path + k * dim, path + (k + 1) * dim}, s);
+      for (int64_t i = 0; i < dim; ++i)
+        expect(std::fabs(next[i] - path[(k + 1) * dim + i]) < 20 * tolerance, name + " step");
+    }
+    for (int64_t i = 0; i < (c.steps + 1) * dim; ++i)
+      expect(std::fabs(double(path[i]) - summed[s * (c.steps + 1) * dim + i]) < allowed, name + " without points");
+  }
+  if (c.batch == 0) return;
+
+  std::mt19937 generator(seed + 1);
+  std::normal_distribution<double> normal;
+  std::vector<T> cotangents(trajectory.size()), directions(points.size(), nan), grad_z0(p.z0.size(), nan);
+  for (T& x : cotangents) x = static_cast<T>(normal(generator));
+  std::vector<T> grad_condition(solves * stages * c.condition, nan);
+  std::vector<std::vector<T>> weights, biases;
+  std::vector<T*> weight_pointers, bias_pointers;
+  for (const auto& w : p.weights) weights.emplace_back(w.size(), nan);
+  for (size_t l = 0; l < c.widths.size(); ++l) biases.emplace_back(p.biases[l].size(), nan);
+  for (auto& w : weights) weight_pointers.push_back(w.data());
+  for (auto& b : biases) bias_pointers.push_back(b.data());
+  T grad_dt = nan;
+  {
+    const ImplicitRollout<T> rollout = p.rollout(tolerance);
+    const Sizes sizes = kernels.implicit_sizes(rollout, true, threads),
+                gradient = kernels.implicit_gradient_sizes(rollout, threads);
+    const Buffer workspace(std::max(sizes.workspace, gradient.workspace)), prepared(sizes.prepared),
+        other(gradient.prepared);
+    expect(kernels.implicit_adjoint(
+               rollout, {points.data(), converged.data(), cotangents.data(), directions.data(), grad_z0.data()},
+               threads, {prepared.data, false}, workspace.data, workspace.bytes) == Status::kOk,
+           name + " adjoint status");
+    if (c.steps == 0) {
+      for (size_t i = 0; i < grad_z0.size(); ++i) expect(grad_z0[i] == cotangents[i], name + " no steps");
+      return;
+    }
+    expect(kernels.implicit_gradient(rollout,
+                                     {points.data(), converged.data(), directions.data(), weight_pointers.data(),
+                                      bias_pointers.data(), &grad_dt, c.condition ? grad_condition.data() : nullptr},
+                                     threads, {other.data, false}, workspace.data, workspace.bytes) == Status::kOk,
+           name + " gradient status");
+  }
+
+  // Central differences along one random direction of everything at once.
+  double slope = 0;
+  std::vector<std::pair<T*, T>> moves;
+  const auto move = [&](T& value, double gradient) {
+    const T direction = static_cast<T>(normal(generator));
+    slope += double(direction) * gradient;
+    moves.emplace_back(&value, direction);
+  };
+  for (size_t l = 0; l < weights.size(); ++l)
+    for (size_t i = 0; i < weights[l].size(); ++i) move(p.weights[l][i], weights[l][i]);
+  for (size_t l = 0; l < biases.size(); ++l)
+    for (size_t i = 0; i < biases[l].size(); ++i) move(p.biases[l][i], biases[l][i]);
+  for (size_t i = 0; i < grad_z0.size(); ++i) move(p.z0[i], grad_z0[i]);
+  for (int64_t s = 0; s < c.batch; ++s)
+    for (int64_t i = 0; i < c.condition; ++i) {
+      double sum = 0;
+      for (int64_t j = 0; j < c.steps * stages; ++j)
+        sum += grad_condition[(s * c.steps * stages + j) * c.condition + i];
+      move(p.condition[s * c.condition + i], sum);
+    }
+  slope += grad_dt;
+  moves.emplace_back(&p.dt, 1);
+  expect(std::isfinite(slope), name + " gradients are written");
+  if (sizeof(T) == 4) return;  // differences need double
+  const auto loss = [&](double by) {
+    for (auto& [value, direction] : moves) *value += static_cast<T>(by * direction);
+    forward(true, trajectory);
+    double sum = 0;
+    for (size_t i = 0; i < trajectory.size(); ++i) sum += double(trajectory[i]) * cotangents[i];
+    return sum;
+  };
+  const double h = 1e-6, up = loss(h), down = loss(-2 * h), measured = (up - down) / (2 * h);
+  expect(std::fabs(measured - slope) < 1e-5 * (1 + std::fabs(slope) + std::fabs(up)),
+         name + " gradient " + std::to_string(slope) + " against " + std::to_string(measured));
+}
+
+}  // namespace
+
+int main() {
+  const std::vector<Case> cases = {
+      {1, 0, 1, 1, {1}, Activation::kSoftplus, 0.1, kMidpoint},
+      {3, 2, 5, 3, {7}, Activation::kTanh, 0.2, kStormerVerlet},
+      {17, 0, 33, 2, {33, 7}, Activation::kSilu, 0.1, kMidpoint},
+      {3, 1, 31, 4, {40, 33, 5}, Activation::kGelu, 0.1, kStormerVerlet},
+      {2, 3, 2, 0, {9, 4}, Activation::kSoftplus, 0.1, kMidpoint},
+      {2, 0, 0, 3, {9}, Activation::kSin, 0.1, kMidpoint},
+      // In layer-1 space where no points are kept.
+      {60, 2, 31, 3, {33, 20}, Activation::kTanh, 0.1, kStormerVerlet},
+      {60, 0, 2, 30, {33, 20}, Activation::kTanh, 0.1, kMidpoint},
+      {60, 0, 2, 30, {33, 20}, Activation::kTanh, 0.1, kUneven},
+      // Newton's method takes over.
+      {4, 0, 9, 2, {24}, Activation::kTanh, 1.2, kMidpoint},
+      // Few samples of a large network: threads share the columns.
+      {20, 2, 2, 2, {520, 420}, Activation::kSilu, 0.1, kStormerVerlet},
+  };
+  const Implementation* all[8];
+  const int count = supported_implementations(all, 8);
+  for (int i = 0; i < count; ++i) {
+    use_implementation(all[i]->name);
+    for (const int threads : {1, 2, 3})
+      for (size_t k = 0; k < cases.size(); ++k) {
+        run<float>(cases[k], threads, static_cast<unsigned>(k));
+        run<double>(cases[k], threads, static_cast<unsigned>(k));
+      }
+  }
+  std::printf(failures ? "%d failed\n" : "implicit tests passed on %d instruction sets\n", failures ? failures : count);
+  return failures != 0;
+}
