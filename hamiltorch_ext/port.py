@@ -370,6 +370,8 @@ def _integrate(
             state, solved = reference._step(field, state, dt, table, stages, settings)
             state = each(half, state) if has_rest else state
         state = each(lambda z: system.damped(z, dt / 2), state)
+        for report in solved:
+            state = torch.where(report.converged.unsqueeze(-1), state, state.detach())
         states.append(state)
         reports.append(solved)
     trajectory = torch.stack(states, dim=-2)[..., : z0.shape[-1]].contiguous()
