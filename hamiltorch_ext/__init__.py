@@ -28,17 +28,21 @@ _hand_over_to_installed()
 from . import cuda_plans, diagnostics, integrators, reference
 from .activations import Sin
 from .build import build_info
+from .canonical import CanonicalTransform
 from .lagrangians import DiscreteLagrangianMLP, MechanicalLagrangian
 from .mlp import HamiltonianMLP
 from .port import PortHamiltonian, port_rollout
 from .rollouts import euler_rollout, leapfrog_rollout, rollout
+from .separable import SeparableHamiltonian
 from .variational import del_rollout
 
 __all__ = [
+    "CanonicalTransform",
     "DiscreteLagrangianMLP",
     "HamiltonianMLP",
     "MechanicalLagrangian",
     "PortHamiltonian",
+    "SeparableHamiltonian",
     "Sin",
     "build_info",
     "cuda_plans",

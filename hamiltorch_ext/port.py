@@ -384,14 +384,14 @@ def _passive(
 ) -> tuple[Tensor, _implicit.Report]:
     """A step of dt along (J - R) times the discrete gradient and the rest."""
 
-    def update(y: Tensor) -> Tensor:
+    def update(z: Tensor, y: Tensor) -> Tensor:
         gradient = reference.discrete_gradient(field, z, y)
         return z + dt * (rotate(gradient) + system.rest((z + y) / 2, gradient, u))
 
     gradient = field.gradient(z)
     start = z + dt * (rotate(gradient) + system.rest(z, gradient, u))
     rounding = reference.rounding_floor(field, z, dt)
-    return reference.solve_step(update, start, settings, rounding)
+    return reference.solve_step(update, z, start, settings, rounding)
 
 
 def _times(matrix: Tensor, x: Tensor) -> Tensor:
@@ -439,7 +439,7 @@ def _of_shape(name: str, value: Tensor, z: Tensor, *dimensions: int) -> Tensor:
 def _check_system(system: PortHamiltonian, z0: Tensor) -> None:
     network = describe(system.H)
     if isinstance(network, MLP):
-        _check_network(network, z0)
+        _check_network(network.dim, (*network.weights, *network.biases), z0)
     if system.dim is not None and z0.shape[-1] != system.dim:
         raise ValueError(f"z0 must have shape (..., {system.dim}) for this system, got {tuple(z0.shape)}")
     for name, parameter in system.named_parameters():

@@ -18,10 +18,12 @@ from .integrators import Integrator, Stage, integrator
 
 __all__ = [
     "Field",
+    "Halves",
     "RolloutInfo",
     "Settings",
     "discrete_gradient",
     "euler_rollout",
+    "extended_step",
     "gradient",
     "integrate",
     "leapfrog_rollout",
@@ -61,12 +63,23 @@ class Settings(NamedTuple):
 DEFAULTS = Settings()
 
 
+class Halves(NamedTuple):
+    """The gradient of H = T(p) + V(q) in its halves: dV/dq as a function of q (..., d), dT/dp as one of p."""
+
+    potential: Callable[[Tensor], Tensor]
+    kinetic: Callable[[Tensor], Tensor]
+
+
 class Field(NamedTuple):
-    """H and its gradient as functions of z (..., 2d), however they are computed."""
+    """H and its gradient as functions of z (..., 2d), however they are computed.
+
+    Where H is ``separable`` and ``halves`` are given, explicit methods evaluate those alone.
+    """
 
     energy: Callable[[Tensor], Tensor]
     gradient: Callable[[Tensor], Tensor]
     separable: bool = False
+    halves: Halves | None = None
 
 
 def gradient(H: Energy, z: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -125,6 +138,9 @@ def integrate(
 ) -> tuple[Tensor, RolloutInfo]:
     """The rollout of a ``Field``: trajectory (..., steps + 1, 2d), and what became of its solves."""
     table = integrator(method)
+    stages = table.separable_stages if system.separable else table.stages
+    if system.halves is not None and stages and table.explicit_if_separable:
+        return _by_halves(system.halves, z0, dt, steps, stages), gather_reports([[]] * steps, z0)
     if not table.explicit and torch.is_inference_mode_enabled():
         # Newton's method differentiates, which inference mode does not know.
         with torch.inference_mode(False), torch.no_grad():
@@ -132,7 +148,6 @@ def integrate(
                 system, plain(z0), plain(dt) if isinstance(dt, Tensor) else dt, steps, method, settings
             )
         return trajectory.clone(), RolloutInfo(*(entry.clone() for entry in info))
-    stages = table.separable_stages if system.separable else table.stages
     state = torch.cat((z0, z0), dim=-1) if method == "extended" else z0.clone()
     states, reports = [state], []
     for _ in range(steps):
@@ -210,7 +225,7 @@ def discrete_gradient(system: Field, z: Tensor, y: Tensor) -> Tensor:
 
 def plain(x: Tensor) -> Tensor:
     """A tensor born in inference mode cannot enter autograd; a clone made outside it can."""
-    if not x.is_inference():
+    if torch.compiler.is_compiling() or not x.is_inference():
         return x
     with torch.inference_mode(False):
         return x.clone()
@@ -222,93 +237,11 @@ def rotate(gradient: Tensor) -> Tensor:
     return torch.cat((dp, -dq), dim=-1)
 
 
-def solve_step(
-    update: Callable[[Tensor], Tensor],
-    start: Tensor,
-    settings: Settings,
-    floor: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, _implicit.Report]:
-    """The fixed point of ``update``, differentiable where grad mode is on; unsolved, a constant."""
-    solution, report = _implicit.solve(update, start, settings.tolerance(start.dtype), settings.max_iterations, floor)
-    if torch.is_grad_enabled():
-        image = _implicit.differentiable(update, solution)
-        solution = torch.where(report.converged.unsqueeze(-1), image, solution)
-    return solution, report
+def extended_step(system: Field, state: Tensor, dt: float | Tensor, settings: Settings) -> Tensor:
+    """Tao's step on two copies of the state, (q, p, x, y) (..., 4d).
 
-
-def _energy(H: Energy, z: Tensor, condition: Tensor | None) -> Tensor:
-    """H(z), shape (...); an ``nn.Sequential`` leaves a last dimension of 1, which is dropped."""
-    energy = H(z) if condition is None else H(z, plain(condition))
-    if energy.shape == (*z.shape[:-1], 1):
-        return energy.squeeze(-1)
-    if energy.shape != z.shape[:-1]:
-        raise ValueError(f"H must return energies of shape {tuple(z.shape[:-1])} here, got {tuple(energy.shape)}")
-    return energy
-
-
-def _step(
-    system: Field, z: Tensor, dt: float | Tensor, table: Integrator, stages: tuple[Stage, ...], settings: Settings
-) -> tuple[Tensor, list[_implicit.Report]]:
-    if table.name == "extended":
-        return _extended(system, z, dt, settings), []
-    if table.name == "discrete_gradient":
-        z, report = _conserving(system, z, dt, settings)
-        return z, [report]
-    reports = []
-    for stage in stages:
-        at = z
-        if stage.implicit:
-            at, report = _point(system, z, dt, stage, settings)
-            reports.append(report)
-        z = z + stage.coefficient * dt * _moved(system.gradient(at), stage)
-        if stage.implicit:
-            z = torch.where(reports[-1].converged.unsqueeze(-1), z, z.detach())
-    return z, reports
-
-
-def _moved(gradient: Tensor, stage: Stage) -> Tensor:
-    """M J g: the halves that the stage does not move are zero."""
-    q, p = rotate(gradient).chunk(2, dim=-1)
-    still = torch.zeros_like(q)
-    return torch.cat((q if "q" in stage.moves else still, p if "p" in stage.moves else still), dim=-1)
-
-
-def _point(
-    system: Field, z: Tensor, dt: float | Tensor, stage: Stage, settings: Settings
-) -> tuple[Tensor, _implicit.Report]:
-    """Where an implicit stage takes its gradient: w = z + c dt Theta M J dH/dz(w)."""
-    half = z.shape[-1] // 2
-    way = torch.cat((z.new_full((half,), stage.at_q), z.new_full((half,), stage.at_p)))
-
-    def update(w: Tensor) -> Tensor:
-        return z + stage.coefficient * dt * way * _moved(system.gradient(w), stage)
-
-    return solve_step(update, z, settings)
-
-
-def _conserving(system: Field, z: Tensor, dt: float | Tensor, settings: Settings) -> tuple[Tensor, _implicit.Report]:
-    """A step of dt along J times the discrete gradient, which leaves H as it is."""
-
-    def update(y: Tensor) -> Tensor:
-        return z + dt * rotate(discrete_gradient(system, z, y))
-
-    return solve_step(update, z + dt * rotate(system.gradient(z)), settings, rounding_floor(system, z, dt))
-
-
-def rounding_floor(system: Field, z: Tensor, dt: float | Tensor) -> Callable[[Tensor], Tensor]:
-    """What the rounding of H leaves of the equations of a discrete gradient's step from z, as a function of its end."""
-
-    def floor(y: Tensor) -> Tensor:
-        distance = torch.linalg.vector_norm(y - z, dim=-1)
-        rounding = torch.finfo(z.dtype).eps * (system.energy(z).abs() + system.energy(y).abs())
-        noise: Tensor = 4 * rounding * torch.as_tensor(dt).abs() / distance
-        return torch.where(distance**3 > rounding, noise, 0)
-
-    return floor
-
-
-def _extended(system: Field, state: Tensor, dt: float | Tensor, settings: Settings) -> Tensor:
-    """Tao's step on (q, p, x, y): the flows of H(q, y) and H(x, p), bound by omega |(q, p) - (x, y)|^2 / 2."""
+    The flows of H(q, y) and H(x, p), bound by omega |(q, p) - (x, y)|^2 / 2. Source: Tao 2016, eqs. 1 and 2.
+    """
     q, p, x, y = state.chunk(4, dim=-1)
     half = dt / 2
 
@@ -331,3 +264,132 @@ def _extended(system: Field, state: Tensor, dt: float | Tensor, settings: Settin
     q, y = second()
     p, x = first()
     return torch.cat((q, p, x, y), dim=-1)
+
+
+def solve_step(
+    update: Callable[[Tensor, Tensor], Tensor],
+    z: Tensor,
+    start: Tensor,
+    settings: Settings,
+    floor: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, _implicit.Report]:
+    """The w = update(z, w) near ``start``, differentiable where grad mode is on; unsolved, a constant."""
+    tol = settings.tolerance(start.dtype)
+    w, report = _implicit.solve(lambda w: update(z, w), start, tol, settings.max_iterations, floor)
+    if torch.is_grad_enabled():
+        through = lambda z, w: _implicit.differentiable(lambda x: update(z, x), w)  # noqa: E731
+        w = _where_solved(report, through, lambda z, w: w, z, w)
+    return w, report
+
+
+def _where_solved(
+    report: _implicit.Report, solved: Callable[..., Tensor], unsolved: Callable[..., Tensor], *points: Tensor
+) -> Tensor:
+    """``solved`` of the points, or where a sample was not, ``unsolved`` of them, a constant.
+
+    There ``solved`` is taken at zero: the NaN of one sample, times a cotangent of zero, would be NaN in the gradient of
+    every parameter.
+    """
+    if report.converged.all():
+        return solved(*points)
+    where = report.converged.unsqueeze(-1)
+    with torch.no_grad():
+        constant = unsolved(*points)
+    return torch.where(where, solved(*(torch.where(where, x, 0) for x in points)), constant)
+
+
+def _energy(H: Energy, z: Tensor, condition: Tensor | None) -> Tensor:
+    """H(z), shape (...); an ``nn.Sequential`` leaves a last dimension of 1, which is dropped."""
+    energy = H(z) if condition is None else H(z, plain(condition))
+    if energy.shape == (*z.shape[:-1], 1):
+        return energy.squeeze(-1)
+    if energy.shape != z.shape[:-1]:
+        raise ValueError(f"H must return energies of shape {tuple(z.shape[:-1])} here, got {tuple(energy.shape)}")
+    return energy
+
+
+def _step(
+    system: Field, z: Tensor, dt: float | Tensor, table: Integrator, stages: tuple[Stage, ...], settings: Settings
+) -> tuple[Tensor, list[_implicit.Report]]:
+    if table.name == "extended":
+        return extended_step(system, z, dt, settings), []
+    if table.name == "discrete_gradient":
+        z, report = _conserving(system, z, dt, settings)
+        return z, [report]
+    reports = []
+    for stage in stages:
+
+        def move(z: Tensor, at: Tensor, stage: Stage = stage) -> Tensor:
+            return z + stage.coefficient * dt * _moved(system.gradient(at), stage)
+
+        if stage.implicit:
+            at, report = _point(system, z, dt, stage, settings)
+            reports.append(report)
+            z = _where_solved(report, move, move, z, at)
+        else:
+            z = move(z, z)
+    return z, reports
+
+
+def _by_halves(halves: Halves, z0: Tensor, dt: float | Tensor, steps: int, stages: tuple[Stage, ...]) -> Tensor:
+    """Explicit stages of a separable H. A half's gradient serves until its variable moves: the last kick's the next
+    step's first too, so that leapfrog takes one gradient of V and one of T a step."""
+    q, p = z0.chunk(2, dim=-1)
+    force = velocity = None  # dV/dq at q, dT/dp at p
+    states = [z0]
+    for _ in range(steps):
+        for stage in stages:
+            if "p" in stage.moves and force is None:
+                force = halves.potential(q)
+            if "q" in stage.moves and velocity is None:
+                velocity = halves.kinetic(p)
+            step = stage.coefficient * dt
+            if "p" in stage.moves and force is not None:
+                p = p - step * force
+            if "q" in stage.moves and velocity is not None:
+                q = q + step * velocity
+            force = None if "q" in stage.moves else force
+            velocity = None if "p" in stage.moves else velocity
+        states.append(torch.cat((q, p), dim=-1))
+    return torch.stack(states, dim=-2)
+
+
+def _moved(gradient: Tensor, stage: Stage) -> Tensor:
+    """M J g: the halves that the stage does not move are zero."""
+    q, p = rotate(gradient).chunk(2, dim=-1)
+    still = torch.zeros_like(q)
+    return torch.cat((q if "q" in stage.moves else still, p if "p" in stage.moves else still), dim=-1)
+
+
+def _point(
+    system: Field, z: Tensor, dt: float | Tensor, stage: Stage, settings: Settings
+) -> tuple[Tensor, _implicit.Report]:
+    """Where an implicit stage takes its gradient: w = z + c dt Theta M J dH/dz(w)."""
+    half = z.shape[-1] // 2
+    way = torch.cat((z.new_full((half,), stage.at_q), z.new_full((half,), stage.at_p)))
+
+    def update(z: Tensor, w: Tensor) -> Tensor:
+        return z + stage.coefficient * dt * way * _moved(system.gradient(w), stage)
+
+    return solve_step(update, z, z, settings)
+
+
+def _conserving(system: Field, z: Tensor, dt: float | Tensor, settings: Settings) -> tuple[Tensor, _implicit.Report]:
+    """A step of dt along J times the discrete gradient, which leaves H as it is."""
+
+    def update(z: Tensor, y: Tensor) -> Tensor:
+        return z + dt * rotate(discrete_gradient(system, z, y))
+
+    return solve_step(update, z, z + dt * rotate(system.gradient(z)), settings, rounding_floor(system, z, dt))
+
+
+def rounding_floor(system: Field, z: Tensor, dt: float | Tensor) -> Callable[[Tensor], Tensor]:
+    """What the rounding of H leaves of the equations of a discrete gradient's step from z, as a function of its end."""
+
+    def floor(y: Tensor) -> Tensor:
+        distance = torch.linalg.vector_norm(y - z, dim=-1)
+        rounding = torch.finfo(z.dtype).eps * (system.energy(z).abs() + system.energy(y).abs())
+        noise: Tensor = 4 * rounding * torch.as_tensor(dt).abs() / distance
+        return torch.where(distance**3 > rounding, noise, 0)
+
+    return floor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
+from collections.abc import Iterable
 from typing import Any, Literal, overload
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from . import _implicit_ops, _ops, reference
 from .integrators import INTEGRATORS, Integrator, integrator
-from .mlp import MLP, HamiltonianMLP, check_condition, describe
+from .mlp import MLP, HamiltonianMLP, check_condition, describe, first_hooked
 from .reference import RolloutInfo, Settings
+from .separable import SeparableHamiltonian
 
 __all__ = ["RolloutInfo", "checked_settings", "euler_rollout", "leapfrog_rollout", "rollout", "warn_of_failures"]
 
@@ -117,8 +119,9 @@ def rollout(
     """Integrate Hamilton's equations of H from z0 and return every state.
 
     Args:
-        H: a ``HamiltonianMLP``, a ``SeparableHamiltonian``, an ``nn.Sequential`` of Linear layers and one supported
-            activation, or (on the reference path) any callable from z (..., 2d) [and condition] to energies (...).
+        H: a ``HamiltonianMLP``, an ``nn.Sequential`` of Linear layers and one supported activation, a
+            ``SeparableHamiltonian`` (in torch, by its analytic gradients), or (on the reference path) any callable from
+            z (..., 2d) [and condition] to energies (...).
         z0: initial states (q, p), shape (..., 2d), float32 or float64.
         dt: time step in the units of the learned dynamics; a float or a 0-d tensor (then differentiable). Negative dt
             runs backward in time.
@@ -144,7 +147,8 @@ def rollout(
             O(steps batch dim), for about a third more time. Otherwise a rollout on the CPU also keeps
             O(steps batch sum(hidden)) numbers, if they take at most 1 GiB.
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
-            native where the kernels know H and the device, else reference with a warning that says why.
+            native where the kernels know H and the device, else reference with a warning that says why. No kernel runs
+            a ``SeparableHamiltonian``, and "auto" runs it without one and without a warning.
 
     Returns:
         Trajectory (..., steps + 1, 2d), index 0 is z0; with ``return_energy`` also energies (..., steps + 1), with
@@ -185,19 +189,25 @@ def rollout(
     if condition is not None and not isinstance(condition, Tensor):
         raise TypeError(f"condition must be a torch.Tensor, got {type(condition).__name__}")
     if isinstance(mlp, MLP):
-        _check_network(mlp, z0)
+        _check_network(mlp.dim, (*mlp.weights, *mlp.biases), z0)
         check_condition(condition, mlp.condition_dim)
+    elif isinstance(H, SeparableHamiltonian):
+        _check_network(H.dim, H.parameters(), z0)
+        check_condition(condition, H.condition_dim)
     condition = _checked_condition(condition, z0)
 
-    system = reference.field(H, condition)
-    seen_through = isinstance(mlp, MLP) and backend != "native" and _transformed()
+    # Written out in torch, no pass of autograd for a gradient; backend="reference" asks for that one.
+    analytic = type(H) is SeparableHamiltonian and first_hooked((H,)) is None and backend != "reference"
+    system = _separable_field(H, condition) if analytic else reference.field(H, condition)
+    explicit = table.explicit or (system.separable and table.explicit_if_separable)
+    seen_through = (isinstance(mlp, MLP) or analytic) and backend != "native" and _transformed()
     if seen_through:
         # torch.func and forward mode see through plain operations only: neither a native call nor an autograd pass.
-        if not table.explicit:
+        if not explicit:
             raise ValueError(f"method={method!r} solves equations, which torch.func transforms do not see through")
-        assert isinstance(mlp, MLP)
-        network = mlp
-        system = reference.Field(lambda z: network.energy(z, condition), lambda z: network.gradient(z, condition))
+        if isinstance(mlp, MLP):
+            network = mlp
+            system = reference.Field(lambda z: network.energy(z, condition), lambda z: network.gradient(z, condition))
     elif backend != "reference":
         reason = mlp if isinstance(mlp, str) else _why_not_native(mlp, z0, method, precision)
         if reason is None and _transformed():
@@ -214,13 +224,14 @@ def rollout(
             return _chosen(*results, reference.gather_reports([[]] * int(steps), z0) if return_info else None)
         if backend == "native":
             raise ValueError(f"backend='native' cannot run this rollout: {reason}")
-        warnings.warn(f"running on the torch reference path, many times slower: {reason}", stacklevel=3)
+        if not analytic:
+            warnings.warn(f"running on the torch reference path, many times slower: {reason}", stacklevel=3)
     # The native operator checks dt's value where it reads it; so does this, but not while tracing. On a GPU neither
     # does: to read it would be to wait for the device.
     if dt.device.type == "cpu" and not seen_through and not torch.compiler.is_compiling() and not torch.isfinite(dt):
         raise ValueError(f"dt must be finite, got {dt.item()}")
     trajectory, info = reference.integrate(system, z0, dt, int(steps), method, settings)
-    if not table.explicit and not return_info:
+    if not explicit and not return_info:
         warn_of_failures(info.converged, settings.tolerance(z0.dtype))
     energies = reference.energies_along(system, trajectory) if return_energy else None
     return _chosen(trajectory, energies, info if return_info else None)
@@ -422,10 +433,22 @@ def _checked_dt(dt: float | Tensor, z0: Tensor) -> Tensor:
     return torch.full((), float(dt), dtype=z0.dtype, device=z0.device)
 
 
-def _check_network(mlp: MLP, z0: Tensor) -> None:
-    if z0.shape[-1] != mlp.dim:
-        raise ValueError(f"z0 must have shape (..., {mlp.dim}) for this H, got {tuple(z0.shape)}")
-    for parameter in (*mlp.weights, *mlp.biases):
+def _separable_field(H: SeparableHamiltonian, condition: Tensor | None) -> reference.Field:
+    condition = None if condition is None else reference.plain(condition)
+    return reference.Field(
+        lambda z: H(z, condition),
+        lambda z: H.gradient(z, condition),
+        separable=True,
+        halves=reference.Halves(
+            lambda q: H.potential_gradient(q, condition), lambda p: H.kinetic_gradient(p, condition)
+        ),
+    )
+
+
+def _check_network(dim: int, parameters: Iterable[Tensor | None], z0: Tensor) -> None:
+    if z0.shape[-1] != dim:
+        raise ValueError(f"z0 must have shape (..., {dim}) for this H, got {tuple(z0.shape)}")
+    for parameter in parameters:
         if parameter is None:
             continue
         if parameter.dtype != z0.dtype:

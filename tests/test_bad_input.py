@@ -162,7 +162,7 @@ def test_condition_that_the_network_does_not_take(network_):
 
 @pytest.mark.parametrize("method", ["midpoint", "Leapfrog", "", None, 3, ["leapfrog"]], ids=repr)
 def test_method(method):
-    with pytest.raises(ValueError, match="method must be one of 'euler', 'leapfrog', got"):
+    with pytest.raises(ValueError, match=r"method must be one of 'euler', .*'leapfrog', .*, got"):
         rollout(H, Z, 0.1, 2, method=method)
 
 

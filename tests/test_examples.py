@@ -15,6 +15,7 @@ TINY = {
     "lagrangian": ["--updates", "3", "--trajectories", "4"],
     "port": ["--updates", "3", "--trajectories", "4"],
     "rollout_speed": ["--batches", "1", "2", "--steps", "2", "--seconds", "0", "--threads", "1"],
+    "tao": ["--steps", "20"],
     "compile_and_train": ["--updates", "3", "--backend", "aot_eager"],
 }
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -47,4 +48,16 @@ def test_help(name, tmp_path):
     pytest.importorskip("matplotlib")
     done = python(EXAMPLES / f"{name}.py", "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert {"--plot", "--seed"} <= set(done.stdout.replace("[", " ").split())
+    told = set(done.stdout.replace("[", " ").split())
+    assert {"--plot", "--steps" if name == "tao" else "--seed"} <= told  # nothing is random in Tao's example
+
+
+def test_taos_example_shows_what_is_kept(tmp_path):
+    """The table's last column but one: explicit leapfrog loses its energy from the start, the others do not."""
+    pytest.importorskip("matplotlib")
+    done = python(EXAMPLES / "tao.py", "--plot", tmp_path / "plot.png", "--steps", "500", cwd=tmp_path)
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    largest = {row[0]: float(row[2]) for row in rows}
+    assert largest.pop("leapfrog") > 0.1
+    assert set(largest) == {"extended", "implicit_midpoint", "stormer_verlet", "discrete_gradient"}
+    assert max(largest.values()) < 3e-4
