@@ -4,12 +4,12 @@ Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the ca
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Chain', 'CudaDelPlan', 'CudaDelRollout', 'CudaPlan', 'DelRollout', 'Direct', 'DirectDel', 'Method', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'gpu_description', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'supports_bfloat16', 'use_instruction_set']
+__all__: list[str] = ['Chain', 'CudaDelPlan', 'CudaDelRollout', 'CudaPlan', 'DelRollout', 'Direct', 'DirectDel', 'Method', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'gpu_description', 'implicit_adjoint', 'implicit_forward', 'implicit_gradient', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'supports_bfloat16', 'use_instruction_set']
 class Method:
     """
-    A method's stages: (moves, coefficient) each, as Stage in hamiltorch/rollout.h.
+    A method's stages: (moves, coefficient, at_q, at_p) each, as in hamiltorch/rollout.h.
     """
-    def __init__(self, stages: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
+    def __init__(self, stages: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]]) -> None:
         ...
 class Rollout:
     """
@@ -162,6 +162,18 @@ def del_gradient(rollout: DelRollout, trajectory: typing.SupportsInt | typing.Su
 def gpu_description(device: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int, int, int, int, int, int]:
     """
     Compute capability (90 for 9.0; 0 without a device), multiprocessors, shared memory of a block in bytes, and how many clusters of 2, 4, 8 and 16 blocks the device holds at once.
+    """
+def implicit_adjoint(rollout: Rollout, points: typing.SupportsInt | typing.SupportsIndex, converged: typing.SupportsInt | typing.SupportsIndex, grad_trajectory: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, grad_z0: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Directions of the adjoint, (batch, steps, stages, dim), and the gradient by z0.
+    """
+def implicit_forward(rollout: Rollout, tolerance: typing.SupportsFloat | typing.SupportsIndex, max_iterations: typing.SupportsInt | typing.SupportsIndex, z0: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.SupportsInt | typing.SupportsIndex, points: typing.SupportsInt | typing.SupportsIndex, converged: typing.SupportsInt | typing.SupportsIndex, iterations: typing.SupportsInt | typing.SupportsIndex, residual: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Roll out by implicit stages. trajectory (batch, steps + 1, dim), points (batch, steps, stages, dim) or 0; the others (batch, steps), of bool, int64 and the states' type.
+    """
+def implicit_gradient(rollout: Rollout, points: typing.SupportsInt | typing.SupportsIndex, converged: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, grad_weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_dt: typing.SupportsInt | typing.SupportsIndex, grad_condition: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    The adjoint's gradients from its directions; grad_condition (batch, steps, stages, condition_dim) or 0.
     """
 def instruction_set() -> str:
     """
