@@ -88,7 +88,7 @@ def assert_same(H, z0, steps, method, tolerance=1e-10, **options):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_and_activation(method, activation):
-    assert_same(network(3, activation=activation, condition_dim=2), states(5, 6), 4, method, condition=states(5, 2))
+    assert_same(network(3, activation=activation, condition_dim=2), states(5, 6), 2, method, condition=states(5, 2))
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,13 @@ def values(H, z0, steps, backend, method, dt=0.3, **options):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize(("batch", "steps"), [(1, 40), (2, 33), (20, 7), (70, 3)])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "batch", "steps"),
+    [
+        ("symplectic_euler", 20, 3), ("stormer_verlet", 1, 30), ("stormer_verlet", 20, 3), ("implicit_midpoint", 2, 17),
+        ("implicit_midpoint", 70, 3), ("yoshida4", 20, 2),
+    ],
+)  # fmt: skip
 def test_layer_1_space(method, batch, steps, threads):
     """More states than the first layer is wide: without gradients the products with W_1 become one with G."""
     H, z0 = network(90, (64, 48), "softplus"), states(batch, 180)
