@@ -287,7 +287,7 @@ def port_rollout(
         condition: per-trajectory input of H, shape (..., condition_dim).
         return_energy: also return H at every state.
         return_info: also return a ``RolloutInfo`` of the solves; without it, a warning tells of unsolved steps.
-        tol: as for ``rollout``: by default 1e-6 in float32 and 1e-13 in float64.
+        tol: as for ``rollout``: by default 1e-6 in float32 and 1e-14 in float64.
         max_iterations: most iterations of one solve.
 
     Returns:

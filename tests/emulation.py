@@ -88,13 +88,13 @@ def emulated_gpu(emulator: Emulator | None = None) -> Iterator[None]:
     native = emulator or Emulator()
 
     def rollout(z0: Tensor, dt: Tensor, weights: Any, biases: Any, condition: Any, *rest: Any) -> Any:
-        _ops._check_call(z0, dt, weights, biases, condition, rest[2], rest[4])
+        _ops.check_call(z0, dt, weights, biases, condition, rest[2], rest[4])
         with torch.autocast("cpu", enabled=False):
             return _layer1.rollout(native, z0, dt, weights, biases, condition, *rest)
 
     def rollout_backward(on_trajectory: Any, on_energies: Any, trajectory: Tensor, *rest: Any) -> Any:
         _ops._check_adjoint(trajectory, on_trajectory, on_energies)
-        _ops._check_call(trajectory[:, 0], *rest[:4], trajectory.shape[1] - 1, rest[6])
+        _ops.check_call(trajectory[:, 0], *rest[:4], trajectory.shape[1] - 1, rest[6])
         with torch.autocast("cpu", enabled=False):
             return _layer1.rollout_backward(native, on_trajectory, on_energies, trajectory, *rest)
 
