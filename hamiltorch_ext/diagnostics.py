@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from . import _plots, reference
+from ._checks import checked_settings
 from .integrators import INTEGRATORS, integrator
 from .port import PortHamiltonian, port_rollout
-from .rollouts import checked_settings, rollout
+from .rollouts import rollout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from .activations import ACTIVATIONS, activation_of
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["MLP", "HamiltonianMLP", "ScalarMLP", "check_condition", "describe", "first_hooked"]
+__all__ = ["MLP", "HamiltonianMLP", "ScalarMLP", "check_architecture", "check_condition", "describe", "first_hooked"]
 
 
 class MLP(NamedTuple):
@@ -139,7 +139,7 @@ class ScalarMLP(nn.Module):
         return f"dim={self.dim}, hidden={self.hidden}, activation={self.activation!r}{condition}"
 
     def _take_architecture(self, dim: int, hidden: Sequence[int], activation: str, condition_dim: int) -> None:
-        _check_architecture(dim, hidden, activation, condition_dim)
+        check_architecture(dim, hidden, activation, condition_dim)
         self.dim, self.hidden = int(dim), tuple(int(width) for width in hidden)
         self.activation, self.condition_dim = activation, int(condition_dim)
 
@@ -257,7 +257,8 @@ def _parse_sequential(network: nn.Sequential) -> tuple[list[nn.Linear], str] | s
     return linears, names[0]
 
 
-def _check_architecture(dim: int, hidden: Sequence[int], activation: str, condition_dim: int) -> None:
+def check_architecture(dim: int, hidden: Sequence[int], activation: str, condition_dim: int) -> None:
+    """ValueError unless these can be a network's."""
     if dim <= 0:
         raise ValueError(f"dim must be positive, got {dim}")
     if isinstance(hidden, int) or len(hidden) == 0 or any(width <= 0 for width in hidden):

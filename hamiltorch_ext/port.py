@@ -20,19 +20,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import _implicit, _ops, reference
-from .activations import ACTIVATIONS
-from .integrators import integrator
-from .mlp import MLP, _check_architecture, check_condition, describe
-from .reference import Field, RolloutInfo, Settings, plain, rotate
-from .rollouts import (
-    _check_network,
-    _check_state,
-    _checked_condition,
-    _checked_dt,
-    _chosen,
+from ._checks import (
+    check_network,
+    check_state,
+    checked_condition,
+    checked_dt,
     checked_settings,
     warn_of_failures,
 )
+from .activations import ACTIVATIONS
+from .integrators import integrator
+from .mlp import MLP, check_architecture, check_condition, describe
+from .reference import Field, RolloutInfo, Settings, chosen, plain, rotate
 
 __all__ = ["MatrixMLP", "PortHamiltonian", "port_rollout"]
 
@@ -60,7 +59,7 @@ class MatrixMLP(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_architecture(dim, hidden, activation, 0)
+        check_architecture(dim, hidden, activation, 0)
         if columns is not None and columns <= 0:
             raise ValueError(f"columns must be positive or None, got {columns}")
         self.shape = (dim,) if columns is None else (dim, columns)
@@ -308,8 +307,8 @@ def port_rollout(
             "port_rollout differentiates H, which torch.func transforms and forward mode do not see through"
         )
     table = integrator(method)
-    _check_state(z0)
-    dt = _checked_dt(dt, z0)
+    check_state(z0)
+    dt = checked_dt(dt, z0)
     if dt.device.type == "cpu" and not torch.isfinite(dt):
         raise ValueError(f"dt must be finite, got {dt.item()}")
     settings = checked_settings(tol, max_iterations, 1.0)
@@ -329,7 +328,7 @@ def port_rollout(
         info = RolloutInfo(*(entry.clone() for entry in info))
     if not return_info:
         warn_of_failures(info.converged, settings.tolerance(z0.dtype))
-    return _chosen(trajectory, energies, info if return_info else None)
+    return chosen(trajectory, energies, info if return_info else None)
 
 
 def _integrate(
@@ -439,7 +438,7 @@ def _of_shape(name: str, value: Tensor, z: Tensor, *dimensions: int) -> Tensor:
 def _check_system(system: PortHamiltonian, z0: Tensor) -> None:
     network = describe(system.H)
     if isinstance(network, MLP):
-        _check_network(network.dim, (*network.weights, *network.biases), z0)
+        check_network(network.dim, (*network.weights, *network.biases), z0)
     if system.dim is not None and z0.shape[-1] != system.dim:
         raise ValueError(f"z0 must have shape (..., {system.dim}) for this system, got {tuple(z0.shape)}")
     for name, parameter in system.named_parameters():
@@ -478,4 +477,4 @@ def _condition_of(system: PortHamiltonian, condition: Tensor | None, z0: Tensor)
     network = describe(system.H)
     if isinstance(network, MLP):
         check_condition(condition, network.condition_dim)
-    return _checked_condition(condition, z0)
+    return checked_condition(condition, z0)

@@ -124,7 +124,12 @@ def rollout(
     system = field(H, condition)
     trajectory, info = integrate(system, z0, dt, steps, method, Settings(tol, max_iterations, binding))
     energies = energies_along(system, trajectory) if return_energy else None
-    results = tuple(result for result in (trajectory, energies, info if return_info else None) if result is not None)
+    return chosen(trajectory, energies, info if return_info else None)
+
+
+def chosen(trajectory: Tensor, energies: Tensor | None, info: RolloutInfo | None) -> Any:
+    """A rollout's results as they are returned: those that there are, and one alone not as a tuple."""
+    results = tuple(result for result in (trajectory, energies, info) if result is not None)
     return results if len(results) > 1 else trajectory
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 import warnings
-from collections.abc import Iterable
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from . import _implicit_ops, _ops, reference
-from .integrators import INTEGRATORS, Integrator, integrator
+from ._checks import (
+    check_network,
+    check_state,
+    check_structure,
+    checked_condition,
+    checked_dt,
+    checked_settings,
+    warn_of_failures,
+)
+from .integrators import integrator
 from .mlp import MLP, HamiltonianMLP, check_condition, describe, first_hooked
-from .reference import RolloutInfo, Settings
+from .reference import RolloutInfo, Settings, chosen
 from .separable import SeparableHamiltonian
 
-__all__ = ["RolloutInfo", "checked_settings", "euler_rollout", "leapfrog_rollout", "rollout", "warn_of_failures"]
+__all__ = ["RolloutInfo", "euler_rollout", "leapfrog_rollout", "rollout"]
 
 BACKENDS = ("auto", "native", "reference")
 
@@ -161,7 +168,7 @@ def rollout(
     """
     table = integrator(method)
     if require is not None:
-        _check_structure(table, H, require)
+        check_structure(table, H, require)
     if (
         type(H) is HamiltonianMLP
         and method in _ops.EXPLICIT
@@ -174,8 +181,8 @@ def rollout(
         if result is not None:
             trajectory, energies, _ = result
             return trajectory if energies is None else (trajectory, energies)
-    _check_state(z0)
-    dt = _checked_dt(dt, z0)
+    check_state(z0)
+    dt = checked_dt(dt, z0)
     if isinstance(steps, bool) or not isinstance(steps, (numbers.Integral, torch.SymInt)):
         raise TypeError(f"steps must be an integer, got {type(steps).__name__}")
     if steps < 0:
@@ -189,12 +196,12 @@ def rollout(
     if condition is not None and not isinstance(condition, Tensor):
         raise TypeError(f"condition must be a torch.Tensor, got {type(condition).__name__}")
     if isinstance(mlp, MLP):
-        _check_network(mlp.dim, (*mlp.weights, *mlp.biases), z0)
+        check_network(mlp.dim, (*mlp.weights, *mlp.biases), z0)
         check_condition(condition, mlp.condition_dim)
     elif isinstance(H, SeparableHamiltonian):
-        _check_network(H.dim, H.parameters(), z0)
+        check_network(H.dim, H.parameters(), z0)
         check_condition(condition, H.condition_dim)
-    condition = _checked_condition(condition, z0)
+    condition = checked_condition(condition, z0)
 
     # Written out in torch, no pass of autograd for a gradient; backend="reference" asks for that one.
     analytic = type(H) is SeparableHamiltonian and first_hooked((H,)) is None and backend != "reference"
@@ -219,9 +226,9 @@ def rollout(
                 if not return_info:
                     warn_of_failures(info.converged, settings.tolerance(z0.dtype))
                 energies = _energies(mlp, trajectory, condition) if return_energy else None
-                return _chosen(trajectory, energies, info if return_info else None)
+                return chosen(trajectory, energies, info if return_info else None)
             results = _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision, recompute)
-            return _chosen(*results, reference.gather_reports([[]] * int(steps), z0) if return_info else None)
+            return chosen(*results, reference.gather_reports([[]] * int(steps), z0) if return_info else None)
         if backend == "native":
             raise ValueError(f"backend='native' cannot run this rollout: {reason}")
         if not analytic:
@@ -234,7 +241,7 @@ def rollout(
     if not explicit and not return_info:
         warn_of_failures(info.converged, settings.tolerance(z0.dtype))
     energies = reference.energies_along(system, trajectory) if return_energy else None
-    return _chosen(trajectory, energies, info if return_info else None)
+    return chosen(trajectory, energies, info if return_info else None)
 
 
 @overload
@@ -359,78 +366,8 @@ def _energies(mlp: MLP, trajectory: Tensor, condition: Tensor | None) -> Tensor:
     return mlp.energy(trajectory, condition)
 
 
-def _chosen(trajectory: Tensor, energies: Tensor | None, info: RolloutInfo | None) -> Any:
-    results = tuple(result for result in (trajectory, energies, info) if result is not None)
-    return results if len(results) > 1 else trajectory
-
-
-def warn_of_failures(converged: Tensor, tol: float) -> None:
-    """RuntimeWarning where a sample of ``converged`` (..., steps) has a step that was not solved."""
-    if torch.compiler.is_compiling() or bool(converged.all()):
-        return
-    alive = converged.flatten(0, -2).all(-1) if converged.ndim > 1 else converged.all(-1, keepdim=True)
-    warnings.warn(
-        f"{int((~alive).sum())} of {alive.numel()} trajectories were not solved to tol={tol} "
-        "(return_info=True says which and where)",
-        RuntimeWarning,
-        stacklevel=3,
-    )
-
-
-def checked_settings(tol: float | None, max_iterations: int, binding: float) -> Settings:
-    """The settings of the methods that have some; ValueError, TypeError name the one that is wrong."""
-    if tol is not None and (isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0 < tol < math.inf):
-        raise ValueError(f"tol must be a positive number or None, got {tol!r}")
-    if isinstance(max_iterations, bool) or not isinstance(max_iterations, numbers.Integral):
-        raise TypeError(f"max_iterations must be an integer, got {type(max_iterations).__name__}")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations must be one or more, got {max_iterations}")
-    if isinstance(binding, bool) or not isinstance(binding, numbers.Real) or not abs(binding) < math.inf:
-        raise ValueError(f"binding must be a finite number, got {binding!r}")
-    return Settings(None if tol is None else float(tol), int(max_iterations), float(binding))
-
-
-def _check_structure(table: Integrator, H: Any, structure: str) -> None:
-    separable = bool(getattr(H, "separable", False))
-    if table.keeps(structure, separable):
-        return
-    others = [method.name for method in INTEGRATORS.values() if method.keeps(structure, separable)]
-    kind = "separable H" if separable else f"general H(q, p) such as this {type(H).__name__}"
-    note = " (for separable H = T(p) + V(q) it does)" if table.keeps(structure, True) else ""
-    raise ValueError(
-        f"method={table.name!r} does not keep {structure!r} structure for a {kind}{note}; "
-        f"method must be one of {', '.join(map(repr, others))}"
-    )
-
-
 def _transformed() -> bool:
     return not torch.compiler.is_compiling() and _ops.transformed()
-
-
-def _check_state(z0: Tensor) -> None:
-    if not isinstance(z0, Tensor):
-        raise TypeError(f"z0 must be a torch.Tensor, got {type(z0).__name__}")
-    if z0.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"z0 must be float32 or float64, got {z0.dtype}")
-    if z0.ndim == 0 or z0.shape[-1] == 0 or z0.shape[-1] % 2:
-        raise ValueError(f"z0 must have shape (..., 2d) with an even last dimension, got {tuple(z0.shape)}")
-
-
-def _checked_dt(dt: float | Tensor, z0: Tensor) -> Tensor:
-    """``dt`` as a 0-d tensor of z0's dtype and device. Tensors are checked to be finite where their value is read."""
-    if isinstance(dt, Tensor):
-        if dt.ndim:
-            raise ValueError(f"dt must be a float or a 0-d tensor, got shape {tuple(dt.shape)}")
-        if not dt.dtype.is_floating_point:
-            raise TypeError(f"dt must be a floating-point tensor, got {dt.dtype}")
-        return dt.to(device=z0.device, dtype=z0.dtype)
-    if isinstance(dt, bool) or not isinstance(dt, (numbers.Real, torch.SymFloat)):
-        raise TypeError(f"dt must be a float or a 0-d tensor, got {type(dt).__name__}")
-    if not abs(dt) < float("inf"):
-        raise ValueError(f"dt must be finite, got {dt}")
-    if abs(dt) > torch.finfo(z0.dtype).max:
-        raise ValueError(f"dt must be within the range of {z0.dtype}, got {dt}")
-    return torch.full((), float(dt), dtype=z0.dtype, device=z0.device)
 
 
 def _separable_field(H: SeparableHamiltonian, condition: Tensor | None) -> reference.Field:
@@ -443,34 +380,3 @@ def _separable_field(H: SeparableHamiltonian, condition: Tensor | None) -> refer
             lambda q: H.potential_gradient(q, condition), lambda p: H.kinetic_gradient(p, condition)
         ),
     )
-
-
-def _check_network(dim: int, parameters: Iterable[Tensor | None], z0: Tensor) -> None:
-    if z0.shape[-1] != dim:
-        raise ValueError(f"z0 must have shape (..., {dim}) for this H, got {tuple(z0.shape)}")
-    for parameter in parameters:
-        if parameter is None:
-            continue
-        if parameter.dtype != z0.dtype:
-            raise TypeError(f"z0 must have the dtype of H's parameters, {parameter.dtype}, got {z0.dtype}")
-        if parameter.device != z0.device:
-            raise ValueError(f"z0 must be on the device of H's parameters, {parameter.device}, got {z0.device}")
-
-
-def _checked_condition(condition: Tensor | None, z0: Tensor) -> Tensor | None:
-    """``condition`` expanded to z0's batch shape."""
-    if condition is None:
-        return None
-    if condition.dtype != z0.dtype:
-        raise TypeError(f"condition must have z0's dtype, {z0.dtype}, got {condition.dtype}")
-    if condition.device != z0.device:
-        raise ValueError(f"condition must be on z0's device, {z0.device}, got {condition.device}")
-    if condition.ndim == 0:
-        raise ValueError("condition must have shape (..., condition_dim), got a 0-d tensor")
-    try:
-        return condition.expand(*z0.shape[:-1], condition.shape[-1])
-    except RuntimeError:
-        raise ValueError(
-            f"condition must have shape {(*z0.shape[:-1], condition.shape[-1])} (z0's batch), "
-            f"got {tuple(condition.shape)}"
-        ) from None
