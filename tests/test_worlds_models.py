@@ -29,6 +29,10 @@ def test_the_table_holds_every_name():
         ("hnn", 919_041),
         ("hnn_no_energy", 919_041),
         ("hnn_euler", 919_041),
+        ("hnn_stormer_verlet", 919_041),
+        ("hnn_midpoint", 919_041),
+        ("hnn_separable", 2 * (512 * 512 + 512 + 512 * 512 + 512 + 512 * 256 + 256 + 257)),
+        ("hnn_phase_space", 919_041 + 1024**2),
         ("mlp", 1_312_768),
         ("residual_mlp", 1_312_768),
         ("persistence", 0),
@@ -52,13 +56,35 @@ def test_hamiltonian_initialisation_is_xavier_normal_of_gain_one_half():
         assert layer.weight.std().item() == pytest.approx(0.5 * (2 / (fan_in + fan_out)) ** 0.5, rel=0.15)
 
 
-@pytest.mark.parametrize(("name", "method"), [("hnn", "leapfrog"), ("hnn_euler", "euler")])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("hnn", "leapfrog"),
+        ("hnn_euler", "euler"),
+        ("hnn_stormer_verlet", "stormer_verlet"),
+        ("hnn_midpoint", "implicit_midpoint"),
+        ("hnn_separable", "leapfrog"),
+    ],
+)
 def test_hamiltonian_rollouts_are_those_of_the_oracle(name, method):
     model, z0 = build(name), torch.randn(3, 6)
     trajectory, energies = model.rollout(z0, 4)
     wanted, wanted_energies = reference.rollout(model.H, z0, model.dt, 4, method=method, return_energy=True)
     torch.testing.assert_close(trajectory, wanted)
     torch.testing.assert_close(energies, wanted_energies)
+
+
+def test_a_learned_phase_space_is_gone_through_both_ways():
+    model, z0 = build("hnn_phase_space"), torch.randn(3, 6)
+    with torch.no_grad():
+        model.phase_space.maps[0].raw.normal_()
+    Q = model.phase_space(torch.eye(6)).T
+    torch.testing.assert_close(Q @ Q.T, torch.eye(6))
+    trajectory, energies = model.rollout(z0, 4)
+    points, wanted = reference.rollout(model.H, z0 @ Q.T, model.dt, 4, method="leapfrog", return_energy=True)
+    torch.testing.assert_close(trajectory, points @ Q, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(energies, wanted)
+    torch.testing.assert_close(model.energy(trajectory), energies, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -26,7 +26,19 @@ __all__ = [
     "with_overrides",
 ]
 
-ModelName = Literal["hnn", "hnn_no_energy", "hnn_euler", "mlp", "residual_mlp", "persistence", "linear"]
+ModelName = Literal[
+    "hnn",
+    "hnn_no_energy",
+    "hnn_euler",
+    "hnn_stormer_verlet",
+    "hnn_midpoint",
+    "hnn_separable",
+    "hnn_phase_space",
+    "mlp",
+    "residual_mlp",
+    "persistence",
+    "linear",
+]
 Preset = Literal["paper", "quick"]
 C = TypeVar("C")
 

@@ -231,8 +231,8 @@ def _energy(
         return None
     with torch.no_grad():
         # In parts, as the hidden layers of every state at once would fill the memory.
-        spread = torch.cat([energetic.H(part) for part in truth.split(BATCH)]).std(correction=0)
-        energies = torch.cat([energetic.H(part) for part in predicted.split(BATCH)])
+        spread = torch.cat([energetic.energy(part) for part in truth.split(BATCH)]).std(correction=0)
+        energies = torch.cat([energetic.energy(part) for part in predicted.split(BATCH)])
     drift, extended = (diagnostics.energy_drift(part, spread) for part in (energies[:, : horizon + 1], energies))
     return {
         "of": "own" if own else "hnn",

@@ -68,6 +68,17 @@ def findings(evaluation: dict[str, Any]) -> list[str]:
             f"{number(drift['hnn'])} and {number(drift['hnn_euler'])}."
             + (" So it is the energy loss, not the integrator, that conserves the energy." if by_loss else "")
         )
+    keeping = [name for name in ("hnn_stormer_verlet", "hnn_midpoint", "hnn_separable") if name in mse]
+    if "hnn" in mse and keeping:
+        ratios = ", ".join(f"{style(name).label} {percent(mse[name], mse['hnn'])}" for name in keeping)
+        best = min(mse[name] for name in keeping)
+        verdict = "it pays" if best < 0.98 * mse["hnn"] else "no prediction is better for it"
+        found.append(f"Steps symplectic for their H, error against explicit leapfrog's: {ratios}; {verdict}.")
+    if {"hnn", "hnn_phase_space"} <= mse.keys():
+        found.append(
+            "A learned orthogonal phase space in place of the latent's two halves: error "
+            f"{percent(mse['hnn_phase_space'], mse['hnn'])} the fixed split's."
+        )
     if "hnn" in evaluation["structure"]:
         defect = evaluation["structure"]["hnn"]["symplectic_defect"]
         found.append(

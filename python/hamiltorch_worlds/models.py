@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from hamiltorch_ext import HamiltonianMLP, rollout
+from hamiltorch_ext import CanonicalTransform, HamiltonianMLP, SeparableHamiltonian, rollout
 
 from .config import ModelName, TrainConfig
 from .files import DamagedFile, read_json, read_tensors, write_json, write_tensors
@@ -103,8 +103,11 @@ class DynamicsModel(nn.Module, ABC):
 class HamiltonianDynamics(DynamicsModel):
     """Hamilton's equations of a learned energy H, integrated with a learned time step (H-JEPA sections 3.2, 3.3).
 
-    ``integrator`` is "leapfrog" (Algorithm 1) or "euler" (the ablation of section 5.5). H begins with Xavier-normal
-    weights of gain 0.5 and zero biases, as the authors' public code has it. The time step is not clamped.
+    ``integrator`` is a method of ``hamiltorch_ext.rollout``: "leapfrog" (Algorithm 1), "euler" (the ablation of section
+    5.5), or one that keeps structure for this H(q, p). With ``separable`` the energy is T(p) + V(q), two networks,
+    on which leapfrog keeps it too. ``phase_space``, a kind of ``CanonicalTransform``, makes (q, p) a learned function
+    of the latent, which is else split in half (section 6, future work). H begins with Xavier-normal weights of gain 0.5
+    and zero biases, as the authors' public code has it. The time step is not clamped.
     """
 
     def __init__(
@@ -113,24 +116,51 @@ class HamiltonianDynamics(DynamicsModel):
         hidden: Sequence[int] = (512, 512, 256),
         activation: str = "softplus",
         dt: float = 1.0,
-        integrator: Literal["leapfrog", "euler"] = "leapfrog",
+        integrator: str = "leapfrog",
+        separable: bool = False,
+        phase_space: str | None = None,
     ) -> None:
-        super().__init__(dim=dim, hidden=list(hidden), activation=activation, dt=dt, integrator=integrator)
-        self.H = HamiltonianMLP(dim, hidden, activation)
+        super().__init__(
+            dim=dim, hidden=list(hidden), activation=activation, dt=dt, integrator=integrator, separable=separable,
+            phase_space=phase_space,
+        )  # fmt: skip
+        self.H = (
+            SeparableHamiltonian(dim, hidden, activation, kinetic="mlp")
+            if separable
+            else HamiltonianMLP(dim, hidden, activation)
+        )
         for layer in self.H.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight, gain=0.5)
                 nn.init.zeros_(layer.bias)
         self.dt = nn.Parameter(torch.tensor(float(dt)))
         self.integrator = integrator
+        self.phase_space = None if phase_space is None else CanonicalTransform(dim, phase_space)
 
     def rollout(self, z0: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        """See the base class; one fused call runs every step and reads H off at every state."""
-        return rollout(self.H, z0, self.dt, steps, method=self.integrator, return_energy=True)
+        """See the base class; one fused call runs every step, and gives H at every state."""
+        path, energies = rollout(
+            self.H, self.to_phase_space(z0), self.dt, steps, method=self.integrator, return_energy=True
+        )
+        if self.phase_space is not None:
+            path = torch.cat((z0[:, None], self.phase_space.inverse(path[:, 1:])), dim=1)
+        return path, energies
+
+    def to_phase_space(self, z: Tensor) -> Tensor:
+        """(q, p) of latents z, both (..., D)."""
+        if self.phase_space is None:
+            return z
+        point: Tensor = self.phase_space(z)
+        return point
+
+    def energy(self, z: Tensor) -> Tensor:
+        """H of latents z (..., D), shape (...)."""
+        value: Tensor = self.H(self.to_phase_space(z))
+        return value
 
     @property
     def parameter_count(self) -> int:
-        """Parameters of H; the time step, one number more, is left out as in the paper."""
+        """All but the time step, one number more, which is left out as in the paper."""
         return super().parameter_count - 1
 
 
@@ -231,18 +261,18 @@ class ModelSpec:
     energy_loss: bool = False
 
 
-def _hnn(dim: int, config: TrainConfig) -> DynamicsModel:
-    return HamiltonianDynamics(dim, config.hidden, config.activation, config.dt)
-
-
-def _hnn_euler(dim: int, config: TrainConfig) -> DynamicsModel:
-    return HamiltonianDynamics(dim, config.hidden, config.activation, config.dt, integrator="euler")
+def _hnn(**options: Any) -> Callable[[int, TrainConfig], DynamicsModel]:
+    return lambda dim, config: HamiltonianDynamics(dim, config.hidden, config.activation, config.dt, **options)
 
 
 MODELS: dict[ModelName, ModelSpec] = {
-    "hnn": ModelSpec(_hnn, energy_loss=True),
-    "hnn_no_energy": ModelSpec(_hnn),
-    "hnn_euler": ModelSpec(_hnn_euler, energy_loss=True),
+    "hnn": ModelSpec(_hnn(), energy_loss=True),
+    "hnn_no_energy": ModelSpec(_hnn()),
+    "hnn_euler": ModelSpec(_hnn(integrator="euler"), energy_loss=True),
+    "hnn_stormer_verlet": ModelSpec(_hnn(integrator="stormer_verlet"), energy_loss=True),
+    "hnn_midpoint": ModelSpec(_hnn(integrator="implicit_midpoint"), energy_loss=True),
+    "hnn_separable": ModelSpec(_hnn(separable=True), energy_loss=True),
+    "hnn_phase_space": ModelSpec(_hnn(phase_space="orthogonal"), energy_loss=True),
     "mlp": ModelSpec(lambda dim, config: MLPDynamics(dim, config.baseline_hidden)),
     "residual_mlp": ModelSpec(lambda dim, config: MLPDynamics(dim, config.baseline_hidden, residual=True)),
     "persistence": ModelSpec(lambda dim, config: Persistence(dim), descent=False),

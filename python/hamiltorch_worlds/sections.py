@@ -513,7 +513,8 @@ def _r_squared(value: float | None) -> str:
 def _integrator(run: FinishedRun, name: str) -> str:
     if name not in run.evaluation["structure"]:
         return "none"
-    return "Euler" if name == "hnn_euler" else "leapfrog"
+    method = str(run.evaluation["structure"][name].get("method", "leapfrog"))  # older evaluations do not say
+    return "Euler" if method == "euler" or name == "hnn_euler" else method.replace("_", " ")
 
 
 def _energy_weight(run: FinishedRun, name: str) -> str:
