@@ -17,6 +17,7 @@ from torch import Tensor
 from . import _plots, reference
 from ._checks import checked_settings
 from .integrators import INTEGRATORS, integrator
+from .mlp import describe
 from .port import PortHamiltonian, port_rollout
 from .rollouts import rollout
 
@@ -48,6 +49,9 @@ __all__ = [
 ]
 
 Map = Callable[[Tensor], Tensor]
+
+
+COPIES = 4096  # of samples that a Jacobian is taken with at once, about
 
 
 class EnergyDrift(NamedTuple):
@@ -125,14 +129,20 @@ def jacobian(f: Map, z: Tensor) -> Tensor:
     Samples must not interact: f takes (..., n) to (..., m), each row by itself.
     """
 
-    def summed(z: Tensor) -> Tensor:
-        image = f(z)
-        return image.reshape(-1, image.shape[-1]).sum(dim=0)
-
-    # Of the sum over samples, so that one pass a row serves all of them.
-    rows = torch.autograd.functional.jacobian(summed, z.detach())
-    assert isinstance(rows, Tensor)
-    return rows.movedim(0, -2)
+    samples = max(z[..., 0].numel(), 1)
+    rows: list[Tensor] = []
+    size = 1  # of the image, as soon as it is known
+    while len(rows) < size:
+        # A row takes a pass of its own; copies of the samples take many in one.
+        count = min(max(COPIES // samples, 1), size - len(rows)) if rows else 1
+        copies = z.detach().expand(count, *z.shape).clone().requires_grad_()
+        image = f(copies)
+        size = image.shape[-1]
+        chosen = torch.eye(size, dtype=image.dtype, device=image.device)[len(rows) : len(rows) + count]
+        chosen = chosen.reshape(count, *(1,) * (z.ndim - 1), size).expand_as(image)
+        (found,) = torch.autograd.grad(image, copies, chosen)
+        rows += found.unbind(0)
+    return torch.stack(rows, dim=-2)
 
 
 def form_defect(A: Tensor, copies: int = 1) -> Tensor:
@@ -157,17 +167,16 @@ def step_jacobian(
     condition: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    """Jacobian A = d(one step)/dz at each z, by autograd on the reference path; z (..., 2d) -> (..., 2d, 2d).
+    """Jacobian A = d(one step)/dz at each z, by ``rollout``'s own derivative; z (..., 2d) -> (..., 2d, 2d).
 
     ``doubled``, for "extended" alone: of its step on (z, another copy of z), (..., 4d, 4d), at equal copies. In that
     space it is symplectic; z alone, with a copy that starts equal at every step, is not its phase space.
     """
     if not doubled:
+        backend = "reference" if isinstance(describe(H), str) else "auto"  # which is the other without the warning
 
         def step(z: Tensor) -> Tensor:
-            trajectory: Tensor = rollout(
-                H, z, dt, 1, method=method, condition=condition, backend="reference", **options
-            )
+            trajectory: Tensor = rollout(H, z, dt, 1, method=method, condition=condition, backend=backend, **options)
             return trajectory[..., 1, :]
 
         return jacobian(step, z)

@@ -29,15 +29,34 @@ inline constexpr double kSmallNetwork = 65536;
 // Calls over which G may pay for itself: prepared weights outlive the call.
 inline constexpr double kCallsOfG = 64;
 
-// Whether the products of a step cost less in layer-1 space, width^2 for a move instead of 2 d width, and 2 d width for
-// the states, by enough to pay for G. It then also shrinks what is read again and again from d to width columns.
+// Iterations that an implicit stage is expected to take.
+inline constexpr double kIterations = 2;
+
+// Multiply-adds that layer-1 space saves a sample in a step: width^2 for a move instead of 2 d width, less the 2 d
+// width that make the states. An implicit stage moves in every iteration; of its end, layer-1 space needs the half that
+// the iterations did not tell, or nothing where both are taken on the same way.
+template <class T>
+double saved_by_layer1(const Rollout<T>& rollout) {
+  const double width = static_cast<double>(rollout.network.widths[0]);
+  const double move = static_cast<double>(rollout.network.dim) * width, joined = width * width;
+  double saved = -move;
+  for (int64_t k = 0; k < rollout.stage_count; ++k) {
+    const Stage& stage = rollout.stages[k];
+    const int moves = ((stage.moves & kMovesP) != 0) + ((stage.moves & kMovesQ) != 0);
+    const int sides = (stage.at_q != 0) + (stage.at_p != 0);
+    const bool together = stage.at_q == stage.at_p;
+    saved += sides == 0
+                 ? moves * (move - joined)
+                 : kIterations * (sides * move - (together ? 1 : sides) * joined) + 2 * move - !together * joined;
+  }
+  return saved;
+}
+
+// Whether that is enough to pay for G. It then also shrinks what is read again and again from d to width columns.
 template <class T>
 bool layer1_pays(const Rollout<T>& rollout, double parameters) {
-  double moves = 0;
-  for (int64_t k = 0; k < rollout.stage_count; ++k)
-    moves += ((rollout.stages[k].moves & kMovesP) != 0) + ((rollout.stages[k].moves & kMovesQ) != 0);
   const double d = static_cast<double>(rollout.network.dim) / 2, width = static_cast<double>(rollout.network.widths[0]);
-  const double saved = width * (2 * moves * d - moves * width - 2 * d);
+  const double saved = saved_by_layer1(rollout);
   // Two sets of panels and a copy, of the weights and of G.
   const double prepared = 3 * sizeof(T) * (parameters + width * width);
   const double calls = prepared < static_cast<double>(kPreparedKept) ? kCallsOfG : 1;
