@@ -1,7 +1,8 @@
 """JAX: implicit stages by fixed-point iteration in ``lax.while_loop``, steps in ``lax.scan``, all under ``jit``.
 
-The solves are those of the hand-written torch version, their starts and ends included. Measured and left out: starts
-from the old state (a half more iterations), and weights that lie as (out, in), which are slower here at any batch.
+The solves are those of the hand-written torch version, their starts and ends included. Measured and no faster at any
+batch: ``jax.grad`` for the half-gradients, starts from the old state (half as many iterations more), and weights that
+lie as (out, in).
 """
 
 from __future__ import annotations
@@ -15,22 +16,8 @@ from cases import MOST_STAGE_ITERATIONS, TOLERANCE, Problem
 from .jax_jit import _configured, _inputs, _inputs_first
 
 
-def _delta_by_grad(params: Any, a: Any) -> Any:
-    """dH/da of layer 1's a (batch, width)."""
-    import jax
-
-    def energy(a: Any) -> Any:
-        _, *middle, (w, _) = params
-        h = jax.nn.softplus(a)
-        for weight, bias in middle:
-            h = jax.nn.softplus(h @ weight + bias)
-        return (h @ w).sum()
-
-    return jax.grad(energy)(a)
-
-
-def _delta_by_hand(params: Any, a: Any) -> Any:
-    """The same, written out; softplus and its slope have one exponential."""
+def _delta(params: Any, a: Any) -> Any:
+    """dH/da of layer 1's a (batch, width); softplus and its slope have one exponential."""
     import jax.numpy as jnp
 
     def activated(a: Any) -> tuple[Any, Any]:
@@ -65,42 +52,54 @@ def _solved(delta_of: Callable[[Any], Any], guess: Any, base: Any, rest: Any, W:
     return jax.lax.while_loop(lambda state: state[2] & (state[3] < MOST_STAGE_ITERATIONS), iterate, state)[:2]
 
 
-def _stormer_verlet(params: Any, delta_of: Callable[[Any], Any], z: Any, guess: Any, h: float) -> Any:
-    """The next state, and what its solves added to z; ``guess`` is what they are expected to add."""
+# What a method makes of the weights it makes once, ahead of the steps: XLA would do it anew in each.
+Step = Callable[[Any, Any], Any]  # from z, and what the solves are expected to add to it: the next z, what they added
+
+
+def _stormer_verlet(params: Any, delta_of: Callable[[Any], Any], h: float) -> Step:
     import jax.numpy as jnp
 
     W_q, W_p, b = params[0]
-    (q, p), (guess_q, guess_p) = jnp.split(z, 2, -1), jnp.split(guess, 2, -1)
-    half_p, delta = _solved(delta_of, guess_p, p, q @ W_q + b, W_p, W_q.T, -h)
-    half_q = q + h * (delta @ W_p.T)
-    new_q, delta = _solved(delta_of, guess_q, half_q, half_p @ W_p + b, W_q, W_p.T, h)
-    new_p = half_p - h * (delta @ W_q.T)
-    return jnp.concatenate((new_q, new_p), -1), jnp.concatenate((new_q - half_q, half_p - p), -1)
+
+    def step(z: Any, guess: Any) -> Any:
+        (q, p), (guess_q, guess_p) = jnp.split(z, 2, -1), jnp.split(guess, 2, -1)
+        half_p, delta = _solved(delta_of, guess_p, p, q @ W_q + b, W_p, W_q.T, -h)
+        half_q = q + h * (delta @ W_p.T)
+        new_q, delta = _solved(delta_of, guess_q, half_q, half_p @ W_p + b, W_q, W_p.T, h)
+        new_p = half_p - h * (delta @ W_q.T)
+        return jnp.concatenate((new_q, new_p), -1), jnp.concatenate((new_q - half_q, half_p - p), -1)
+
+    return step
 
 
-def _implicit_midpoint(params: Any, delta_of: Callable[[Any], Any], z: Any, guess: Any, h: float) -> Any:
+def _implicit_midpoint(params: Any, delta_of: Callable[[Any], Any], h: float) -> Step:
     import jax.numpy as jnp
 
     W_q, W_p, b = params[0]
-    turned = jnp.concatenate((W_p, -W_q)).T  # J dH/dz = delta turned
-    middle, _ = _solved(delta_of, guess, z, b, jnp.concatenate((W_q, W_p)), turned, h)
-    return 2 * middle - z, middle - z
+    W, turned = jnp.concatenate((W_q, W_p)), jnp.concatenate((W_p, -W_q)).T  # J dH/dz = delta turned
+
+    def step(z: Any, guess: Any) -> Any:
+        middle, _ = _solved(delta_of, guess, z, b, W, turned, h)
+        return 2 * middle - z, middle - z
+
+    return step
 
 
-def _rollout(problem: Problem, step: Callable[..., Any]) -> Callable[[], dict[str, Any]]:
+def _rollout(problem: Problem, method: Callable[..., Step]) -> Callable[[], dict[str, Any]]:
     import jax
     import jax.numpy as jnp
 
     finished = _configured(problem)
     params, q0, p0, _ = _inputs(problem)
     params, z0, h = _inputs_first(params), jnp.concatenate((q0, p0), -1), 0.5 * float(problem.dt)
-    delta = _delta_by_grad if len(z0) == 1 else _delta_by_hand  # the faster of the two
 
     @jax.jit
     def run(params: Any, z0: Any) -> Any:
+        step = method(params, partial(_delta, params), h)
+
         def advance(state: Any, n: Any) -> Any:
             z, before, last = state
-            z, added = step(params, partial(delta, params), z, 2 * last - before, h)
+            z, added = step(z, 2 * last - before)
             return (z, jnp.where(n == 0, added, last), added), z  # the second step expects what the first added
 
         none = jnp.zeros_like(z0)
