@@ -38,6 +38,7 @@ check: $(VENV)/test
 	  $(BIN)/python benchmarks/table.py benchmarks/results/cpu.json --check $$page || exit 1; \
 	done
 	$(BIN)/python benchmarks/table.py benchmarks/results/cpu-del.json --check docs/performance.md
+	$(BIN)/python benchmarks/table.py benchmarks/results/cpu-implicit.json --check docs/performance.md
 
 # The native core without Python, under the sanitizers; warnings are errors here.
 sanitize: $(VENV)/test

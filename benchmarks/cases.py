@@ -13,12 +13,18 @@ STEPS = 15
 DT = 0.5
 ENERGY_WEIGHT = 0.5  # lambda of H-JEPA's loss, the middle of its curriculum
 
-# Of discrete Euler-Lagrange rollouts: every peer stops each step where del_rollout does. A single motion is followed
-# for longer than a batch.
+TOLERANCE = 1e-6  # of what is solved: every peer stops each step where ours does
+
+# Of discrete Euler-Lagrange rollouts. A single motion is followed for longer than a batch.
 DEL_STEPS, DEL_STEPS_SINGLE = 10, 50
 DEL_DT = 0.1
-TOLERANCE = 1e-6
 MOST_ITERATIONS = 20
+
+# Of methods with implicit stages: in the end no entry of a solve's residual is larger than the tolerance times one plus
+# the largest entry of the sample's solution. At this dt ours takes two iterations a solve from the third step on.
+IMPLICIT = ("stormer_verlet", "implicit_midpoint")
+IMPLICIT_DT = 1.0  # H-JEPA's own
+MOST_STAGE_ITERATIONS = 50
 UNIT_MASS = 0.5413248546129181  # softplus of it is one
 LEAST_MASS = 1e-3
 
@@ -27,8 +33,9 @@ LEAST_MASS = 1e-3
 class Case:
     """One question: ``kind`` of ``model`` at one batch.
 
-    A "hamiltonian" or a "baseline" has the kinds "rollout" and "training", a "lagrangian" "del_rollout" and
-    "del_gradient". The network of a Lagrangian has two configurations as its input: widths (2d, ..., 1).
+    A "hamiltonian" or a "baseline" has the kinds "rollout" (leapfrog's) and "training", a "hamiltonian" those of
+    IMPLICIT, each the name of its method, and a "lagrangian" "del_rollout" and "del_gradient". The network of a
+    Lagrangian has two configurations as its input: widths (2d, ..., 1).
     """
 
     name: str
@@ -48,9 +55,9 @@ class Case:
     def flop(self) -> int | None:
         """Floating-point operations of the algorithm, pointwise work left out: the same number for every peer.
 
-        None for a Lagrangian: how often a step is iterated, and by which matrix, is a peer's choice.
+        None where steps are solved to a tolerance: how often one is iterated, and how, is a peer's choice.
         """
-        if self.model == "lagrangian":
+        if self.model == "lagrangian" or self.kind in IMPLICIT:
             return None
         multiply_adds = _leapfrog_work(self.widths) if self.model == "hamiltonian" else _plain_work(self.widths)
         return 2 * self.batch * self.steps * multiply_adds[self.kind]
@@ -139,7 +146,7 @@ def make_problem(case: Case, device: str, seed: int = 0) -> Problem:
         targets = normal(case.batch, case.steps + 2 if case.gradient else 0, d)
     else:
         targets = z0[:, None] + normal(case.batch, case.steps + 1 if case.gradient else 0, dim, scale=0.3)
-    dt = torch.tensor(DEL_DT if lagrangian else DT, device=device)
+    dt = torch.tensor(DEL_DT if lagrangian else IMPLICIT_DT if case.kind in IMPLICIT else DT, device=device)
     return Problem(case, weights, biases, z0, dt, targets, raw_mass=UNIT_MASS + normal(d, scale=0.1))
 
 
@@ -203,6 +210,7 @@ CASES = {
         ("training", "small", (32,)),
         ("rollout", "baseline", (1, 32)),
         ("training", "baseline", (32,)),
+        *((kind, "paper", (1, 32, 256)) for kind in IMPLICIT),
         *((kind, network, (1, 64, 512)) for kind in KINDS for network in ("d8", "d32", "d64")),
     ),
     "cuda": _cases(

@@ -7,16 +7,23 @@ TF32 and bfloat16 are allowed as many times more as their rounding is coarser th
 A discrete Euler-Lagrange rollout is held to float32's own error in the same way, and may be off by what its tolerance
 allows besides: by as much as the exact motion moves where every equation keeps a residual at the bound, in one
 direction at all steps. A residual is an impulse, so n steps of a free mass m are off by tol (1 + |p|) dt/m n(n + 1)/2.
+
+A rollout by implicit stages likewise, by as much as it moves where every solve keeps a residual at the bound. A
+residual displaces what is solved for: p in the first half of a step of generalised Stoermer-Verlet and q in the second;
+the midpoint in the midpoint rule, and the next state by twice as much. Where there is no force n steps are off by n tol
+(1 + |p|), or by 2 n tol (1 + |z|), |.| being the largest entry.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import del_oracle
+import implicit_oracle
 import numpy as np
 import torch
-from cases import TOLERANCE, Problem
+from cases import IMPLICIT, TOLERANCE, Case, Problem
 from peers import eager, jax_jit, plain_mlp
 
 SLACK = 8.0
@@ -36,8 +43,8 @@ class Checker:
         exact = few.to(torch.float64)
         self.oracle = self._results(_solved(exact))
         allowed = SLACK * self.error(_solved(few)) + ROUNDING
-        if problem.case.model == "lagrangian":
-            allowed += self.error(del_oracle.solution(exact, push=TOLERANCE))
+        if (solution := _solution(problem.case)) is not None:
+            allowed += self.error(solution(exact, push=TOLERANCE))
         self.allowed = {precision: min(MOST, coarser * allowed) for precision, coarser in COARSER.items()}
 
     def error(self, results: dict[str, Any]) -> float:
@@ -62,10 +69,17 @@ class Checker:
         return {name: _to_numpy(value).astype(np.float64) for name, value in few.items()}
 
 
+def _solution(case: Case) -> Callable[..., dict[str, Any]] | None:
+    """The oracle of what is solved to a tolerance."""
+    if case.kind in IMPLICIT:
+        return implicit_oracle.solution
+    return del_oracle.solution if case.model == "lagrangian" else None
+
+
 def _solved(problem: Problem) -> dict[str, Any]:
     """By torch autograd and the plainest method, in the problem's own precision."""
-    if problem.case.model == "lagrangian":
-        return del_oracle.solution(problem)
+    if (solution := _solution(problem.case)) is not None:
+        return solution(problem)
     peer = {"hamiltonian": eager, "baseline": plain_mlp}[problem.case.model]
     results: dict[str, Any] = getattr(peer, problem.case.kind)(problem)()
     return results

@@ -2,11 +2,13 @@
 
 Every peer's result is checked against a float64 oracle before it is timed; one that is wrong is not timed. Peers take
 turns within each case. The machine's own limits are measured in the same run, and each rate is given as a part of them;
-a discrete Euler-Lagrange rollout has no rate, since its work is a peer's choice.
+what is solved to a tolerance (implicit stages, discrete Euler-Lagrange equations) has no rate: its work is a peer's
+choice.
 
     python benchmarks/run.py --quick                                       a few minutes, to see that all runs
     python benchmarks/run.py --output benchmarks/results/NAME.json         all cases, all peers
     python benchmarks/run.py --cases 'rollout/paper/*' --peers ours "jax jit"
+    python benchmarks/run.py --cases 'implicit_midpoint*' 'rollout/paper/b1'
     python benchmarks/run.py --cases 'del*'                                discrete Euler-Lagrange rollouts alone
     python benchmarks/run.py --device cuda --budget 240 --output FILE      on a GPU, in about four minutes
 """

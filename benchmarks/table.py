@@ -6,7 +6,8 @@
 
 In a page the table stands between the lines ``<!-- benchmarks -->`` and ``<!-- /benchmarks -->``, that of a GPU between
 ``<!-- benchmarks cuda -->`` and ``<!-- /benchmarks cuda -->``, that of Euler-Lagrange cases alone between
-``<!-- benchmarks del -->`` and ``<!-- /benchmarks del -->``.
+``<!-- benchmarks del -->`` and ``<!-- /benchmarks del -->``, and that of methods with implicit stages, measured with
+leapfrog's rollouts or alone, between ``<!-- benchmarks implicit -->`` and ``<!-- /benchmarks implicit -->``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ MARKS = {
     "cpu": ("<!-- benchmarks -->", "<!-- /benchmarks -->"),
     "cuda": ("<!-- benchmarks cuda -->", "<!-- /benchmarks cuda -->"),
     "del": ("<!-- benchmarks del -->", "<!-- /benchmarks del -->"),
+    "implicit": ("<!-- benchmarks implicit -->", "<!-- /benchmarks implicit -->"),
 }
 
 Report = dict[str, Any]
@@ -35,6 +37,21 @@ def device(report: Report) -> str:
 def is_ours(name: str) -> bool:
     """Ours, or ours in another way or precision: "ours graph"."""
     return name.split()[0] == OURS
+
+
+def is_solved(case: dict[str, Any]) -> bool:
+    """Whether its steps are solved to a tolerance: its work is then a peer's choice."""
+    return case["flop"] is None
+
+
+def place(report: Report) -> str:
+    """Which of MARKS the table stands between."""
+    if all(case["model"] == "lagrangian" for case in report["cases"]):
+        return "del"
+    implicit = [case for case in report["cases"] if case["model"] == "hamiltonian" and is_solved(case)]
+    if implicit and all(case in implicit or case["kind"] == "rollout" for case in report["cases"]):
+        return "implicit"
+    return device(report)
 
 
 def step_microseconds(case: dict[str, Any], peer: dict[str, Any], key: str = "median_s") -> float:
@@ -72,7 +89,9 @@ def best_peer(case: dict[str, Any]) -> str | None:
 
 
 def markdown_table(report: Report) -> str:
-    return _gpu_table(report) if device(report) == "cuda" else _cpu_table(report)
+    if device(report) == "cuda":
+        return _gpu_table(report)
+    return _implicit_table(report) if place(report) == "implicit" else _cpu_table(report)
 
 
 def _cpu_table(report: Report) -> str:
@@ -90,6 +109,28 @@ def _cpu_table(report: Report) -> str:
             cell = "{:.3g} ({ratio_to_ours:.2f}x, {fraction_of_peak:.0%})"
             row.append(cell.format(peers[name]["median_s"] * 1e3, **peers[name]) if name in peers else "-")
         rows.append(row + _ratios(case, others))
+    return f"{_joined(rows)}\n\n{_caption(report)}"
+
+
+def _implicit_table(report: Report) -> str:
+    """A row per case: ours, the same over our explicit leapfrog's of that network and batch, each peer's over ours."""
+    leapfrog = {
+        (tuple(case["widths"]), case["batch"]): case["peers"][OURS]["median_s"] / case["steps"]
+        for case in report["cases"]
+        if case["kind"] == "rollout" and OURS in case["peers"]
+    }
+    alone = {**report, "cases": [case for case in report["cases"] if is_solved(case)]}
+    compared, _, others = _columns(alone)
+    rows = [
+        ["case", "ours, ms (quartiles)", "/ our leapfrog", *others],
+        ["---", *("---:" for _ in range(len(others) + 2))],
+    ]
+    for case in compared:
+        ours = case["peers"][OURS]
+        middle, low, high = (f"{ours[key] * 1e3:.3g}" for key in ("median_s", "q1_s", "q3_s"))
+        explicit = leapfrog.get((tuple(case["widths"]), case["batch"]))
+        beside = f"{ours['median_s'] / case['steps'] / explicit:.2f}x" if explicit else "-"
+        rows.append([case["name"], f"{middle} ({low}-{high})", beside, *_ratios(case, others)])
     return f"{_joined(rows)}\n\n{_caption(report)}"
 
 
@@ -161,7 +202,7 @@ def _errors(report: Report) -> str:
     """Those of steps that are solved to a tolerance stand apart: they say more of the tolerance than of rounding."""
     largest: dict[bool, dict[str, float]] = {False: {}, True: {}}
     for case in report["cases"]:
-        found = largest[case["model"] == "lagrangian"]
+        found = largest[is_solved(case)]
         for name, peer in case["peers"].items():
             if is_ours(name):
                 found[name] = max(peer["error"], found.get(name, 0.0))
@@ -201,8 +242,7 @@ def _caption(report: Report) -> str:
 
 def updated(page: str, report: Report) -> str:
     """The page with the table between its marks replaced."""
-    apart = all(case["model"] == "lagrangian" for case in report["cases"])
-    begin, end = MARKS["del" if apart else device(report)]
+    begin, end = MARKS[place(report)]
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if len(pattern.findall(page)) != 1:
         raise SystemExit(f"the page must hold one place for the table, between {begin} and {end}")

@@ -384,6 +384,129 @@ def test_free_motion_is_off_by_as_much_as_the_checker_says(modules, tiny_del):
     torch.testing.assert_close((pushed - exact).abs(), bound * dt / mass * 55, rtol=1e-3, atol=0)
 
 
+@pytest.fixture
+def tiny_implicit(modules):
+    """A case of a method with implicit stages at a size of nothing."""
+
+    def stand_in(kind: str, **fields: int):
+        case = modules.cases.CASES["cpu"][f"{kind}/paper/b32"]
+        return dataclasses.replace(case, widths=(6, 12, 9, 1), **{"batch": 3, "steps": 4, **fields})
+
+    return stand_in
+
+
+IMPLICIT = ("stormer_verlet", "implicit_midpoint")
+
+
+@pytest.mark.parametrize("kind", IMPLICIT)
+def test_implicit_cases_stand_beside_leapfrog_and_are_solved_by_ours(kind, modules):
+    cases = modules.cases.CASES["cpu"]
+    assert [case.batch for case in cases.values() if case.kind == kind] == [1, 32, 256]
+    for batch in (1, 32, 256):
+        case, leapfrog = cases[f"{kind}/paper/b{batch}"], cases[f"rollout/paper/b{batch}"]
+        assert (case.widths, case.steps, case.flop) == (leapfrog.widths, leapfrog.steps, None)
+        assert not case.gradient
+    problem = modules.cases.make_problem(cases[f"{kind}/paper/b1"], "cpu")
+    assert problem.dt == 1
+    H = modules.peers.eager.network(problem)
+    with torch.no_grad():
+        _, info = hamiltorch_ext.rollout(H, problem.z0, problem.dt, 15, method=kind, tol=1e-6, return_info=True)
+    assert info.converged.all()
+    solves = 2 if kind == "stormer_verlet" else 1
+    assert (info.iterations[:, 2:] == 2 * solves).all()
+
+
+@pytest.mark.parametrize("kind", IMPLICIT)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_implicit_peers_agree(kind, batch, modules, tiny_implicit):
+    peers = {
+        peer: value
+        for peer, value in modules.peers.PEERS["cpu"].items()
+        if peer != "torch.compile" and value.unavailable("cpu") is None
+    }
+    failed = {}
+    case = modules.run._run(tiny_implicit(kind, batch=batch), peers, "cpu", modules.timing.Effort.quick(), failed)
+    assert failed == {}
+    assert case["refused"] == {}
+    assert case["flop"] is None
+    assert [peer for peer in case["peers"] if peer != "jax jit"] == ["ours", "torch analytic"]
+    assert ("jax jit" in case["peers"]) == ("jax jit" in peers)
+    assert all("gflops" not in peer for peer in case["peers"].values())
+
+
+def test_a_wrong_peer_of_implicit_stages_is_refused(modules, tiny_implicit, monkeypatch):
+    case = tiny_implicit("stormer_verlet")
+    peers = {name: modules.peers.PEERS["cpu"][name] for name in ("ours", "torch analytic")}
+    monkeypatch.setattr(modules.peers.implicit_analytic, "MOST_STAGE_ITERATIONS", 1)
+    found = modules.run._run(case, peers, "cpu", modules.timing.Effort.quick(), {})
+    assert (list(found["peers"]), list(found["refused"])) == (["ours"], ["torch analytic"])
+
+
+@pytest.mark.parametrize("kind", IMPLICIT)
+def test_compiled_implicit_stages_are_those_of_torch_analytic(kind, modules, tiny_implicit, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(function.__name__) or function)
+    problem = modules.cases.make_problem(tiny_implicit(kind), "cpu")
+    found, expected = (
+        getattr(getattr(modules.peers, f"implicit_{peer}"), kind)(problem)() for peer in ("compiled", "analytic")
+    )
+    assert compiled == ["_iterate"]
+    assert torch.equal(found["trajectory"], expected["trajectory"])
+
+
+@pytest.mark.parametrize("kind", IMPLICIT)
+def test_implicit_oracle_is_the_reference_in_float64(kind, modules, tiny_implicit):
+    problem = modules.cases.make_problem(tiny_implicit(kind), "cpu").to(torch.float64)
+    H = modules.peers.eager.network(problem)
+    expected = hamiltorch_ext.rollout(
+        H, problem.z0, problem.dt, problem.case.steps, method=kind, tol=1e-14, backend="reference"
+    )
+    found = modules.implicit_oracle.solution(problem)["trajectory"]
+    torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", IMPLICIT)
+def test_implicit_rollouts_may_be_off_by_what_the_tolerance_allows_and_no_more(kind, modules, tiny_implicit):
+    problem = modules.cases.make_problem(tiny_implicit(kind, steps=10), "cpu")
+    checker = modules.check.Checker(problem)
+    assert checker.allowed["float32"] < 2e-4
+    exact, tolerance = problem.to(torch.float64), modules.cases.TOLERANCE
+    assert checker.error(modules.implicit_oracle.solution(exact, push=tolerance)) <= checker.allowed["float32"]
+    assert checker.error(modules.implicit_oracle.solution(exact, push=4 * tolerance)) > checker.allowed["float32"]
+
+
+@pytest.mark.parametrize("kind", IMPLICIT)
+def test_states_without_a_force_are_off_by_as_much_as_the_checker_says(kind, modules, tiny_implicit):
+    problem = modules.cases.make_problem(tiny_implicit(kind), "cpu").to(torch.float64)
+    still = dataclasses.replace(problem, weights=tuple(0 * weight for weight in problem.weights))
+    tolerance, z0 = modules.cases.TOLERANCE, problem.z0
+    pushed = modules.implicit_oracle.solution(still, push=tolerance)["trajectory"][:, -1]
+    parts, times = ((z0,), 2) if kind == "implicit_midpoint" else (z0.chunk(2, -1), 1)
+    bound = torch.cat([(1 + part.abs().amax(-1, keepdim=True)).expand_as(part) for part in parts], -1)
+    expected = times * problem.case.steps * tolerance * bound
+    torch.testing.assert_close((pushed - z0).abs(), expected, rtol=1e-3, atol=0)
+
+
+def test_implicit_cases_have_a_table_of_their_own_beside_leapfrog(run, modules):
+    folder, _, report = run
+    leapfrog = next(case for case in report["cases"] if case["kind"] == "rollout")
+    ours = {**leapfrog["peers"]["ours"], "median_s": 3 * leapfrog["peers"]["ours"]["median_s"]}
+    peers = {**leapfrog["peers"], "ours": ours}
+    case = {**leapfrog, "name": "stormer_verlet/small/b1", "kind": "stormer_verlet", "flop": None, "peers": peers}
+    (folder / "implicit.json").write_text(json.dumps({**report, "cases": [leapfrog, case]}))
+    page = folder / "three.md"
+    page.write_text(
+        "<!-- benchmarks -->\nkept\n<!-- /benchmarks -->\n<!-- benchmarks implicit -->\n<!-- /benchmarks implicit -->\n"
+    )
+    assert modules.table.main([str(folder / "implicit.json"), "--update", str(page)]) == 0
+    before, after = page.read_text().split("<!-- benchmarks implicit -->")
+    assert "kept" in before
+    header, _, row, *_ = after.strip().splitlines()
+    assert cells(header, row)["case"] == "stormer_verlet/small/b1"
+    assert cells(header, row)["/ our leapfrog"] == "3.00x"
+    assert leapfrog["name"] not in row
+
+
 def peer(microseconds: float, ours: float | None = 15.0, **fields: object) -> dict:
     seconds = 1e-6 * microseconds
     times = {"median_s": seconds, "q1_s": 0.9 * seconds, "q3_s": 1.1 * seconds, "gflops": 1.0, "error": 1e-7}
@@ -392,7 +515,7 @@ def peer(microseconds: float, ours: float | None = 15.0, **fields: object) -> di
 
 
 def gpu_report() -> dict:
-    common = {"kind": "rollout", "steps": 15, "baseline": None}
+    common = {"kind": "rollout", "steps": 15, "baseline": None, "flop": 1}
     return {
         "device": "cuda",
         "command": "python benchmarks/run.py --device cuda",
@@ -449,7 +572,7 @@ def test_cpu_table_holds_ours_in_bfloat16_apart_from_the_peers(modules):
         "gflops": 500.0, "gflops_source": "registers", "gflops_by_precision": {"float32": 500.0, "bfloat16": 900.0},
         "bandwidth_gbs": 80.0,
     }  # fmt: skip
-    case = {"kind": "rollout", "steps": 15, "baseline": None, "model": "hamiltonian", "refused": {}}
+    case = {"kind": "rollout", "steps": 15, "baseline": None, "model": "hamiltonian", "refused": {}, "flop": 1}
     both = {"ours bf16": peer(7.5, precision="bfloat16", error=2e-3), "ours": peer(15.0), "torch eager": peer(150.0)}
     report["cases"] = [
         {**case, "name": "rollout/paper/b32", "peers": both},

@@ -2,10 +2,10 @@
 
 A peer's module has a function for every kind of case that it takes, ``rollout(problem)``, say, which does all set-up
 and returns a call without arguments, and ``unavailable(device)``, which returns None or one line that says why the peer
-cannot run. Those of a Lagrangian stand in a module of their own, ``del_*``. A call computes everything anew and returns
-its results by name: ``trajectory``; of a training step ``loss`` and the gradient of it by every weight, every bias and
-dt; of ``del_gradient`` ``trajectory`` and the gradients by ``cases.named_leaves``. On a GPU it may return before its
-results are there.
+cannot run. Those of a Lagrangian stand in a module of their own, ``del_*``, those of methods with implicit stages in
+``implicit_*``. A call computes everything anew and returns its results by name: ``trajectory``; of a training step
+``loss`` and the gradient of it by every weight, every bias and dt; of ``del_gradient`` ``trajectory`` and the gradients
+by ``cases.named_leaves``. On a GPU it may return before its results are there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from cases import Case, Problem
+from cases import IMPLICIT, Case, Problem
 
 from . import (
     analytic,
@@ -29,12 +29,16 @@ from . import (
     del_ours,
     eager,
     graph,
+    implicit_analytic,
+    implicit_compiled,
+    implicit_jax,
+    implicit_ours,
     jax_jit,
     ours,
     plain_mlp,
 )
 
-KINDS = ("rollout", "training", "del_rollout", "del_gradient")
+KINDS = ("rollout", "training", *IMPLICIT, "del_rollout", "del_gradient")
 Prepare = Callable[[Problem], Callable[[], dict[str, Any]]]
 
 
@@ -48,6 +52,8 @@ class Peer:
     unavailable: Callable[[str], str | None]
     rollout: Prepare | None = None
     training: Prepare | None = None
+    stormer_verlet: Prepare | None = None
+    implicit_midpoint: Prepare | None = None
     del_rollout: Prepare | None = None
     del_gradient: Prepare | None = None
     model: str = "hamiltonian"
@@ -73,17 +79,22 @@ def _peer(*modules: ModuleType, options: dict[str, str] | None = None, replayed:
     return Peer(unavailable, **functions, **fields)
 
 
-# By device. To compile takes tens of seconds a case: on a GPU, where cases are many and short, few have it, and of a
-# Lagrangian's those of one batch.
+# By device. To compile takes tens of seconds a case: on a GPU, where cases are many and short, few have it, and of what
+# is solved those of one batch.
 PEERS = {
     "cpu": {
-        "ours": _peer(ours, del_ours),
+        "ours": _peer(ours, implicit_ours, del_ours),
         "ours bf16": _peer(ours, options={"precision": "bfloat16"}, precision="bfloat16", cases=("rollout/paper/*",)),
         "torch eager": _peer(eager),
-        "torch analytic": _peer(analytic),
+        "torch analytic": _peer(analytic, implicit_analytic),
         "torch.func": _peer(del_func, cases=("del*/b1", "del*/b64", "del*/d8/b512")),  # else seconds a call
-        "torch.compile": _peer(compiled, del_compiled, cases=("rollout/*", "training/*", "del*/b64")),
-        "jax jit": _peer(jax_jit, del_jax),
+        "torch.compile": _peer(
+            compiled,
+            implicit_compiled,
+            del_compiled,
+            cases=("rollout/*", "training/*", *(f"{method}/*/b32" for method in IMPLICIT), "del*/b64"),
+        ),
+        "jax jit": _peer(jax_jit, implicit_jax, del_jax),
         "jax chord": _peer(del_jax_chord),
         "plain MLP": _peer(plain_mlp, model="baseline"),
     },
