@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import _plots, reference
 from ._checks import checked_settings
+from ._ops import why_not_native
 from .integrators import INTEGRATORS, integrator
 from .mlp import describe
 from .port import PortHamiltonian, port_rollout
@@ -173,7 +174,9 @@ def step_jacobian(
     space it is symplectic; z alone, with a copy that starts equal at every step, is not its phase space.
     """
     if not doubled:
-        backend = "reference" if isinstance(describe(H), str) else "auto"  # which is the other without the warning
+        mlp = describe(H)
+        native = not isinstance(mlp, str) and why_not_native(mlp, z, method, "float32") is None
+        backend = "auto" if native else "reference"  # which is the same without the warning
 
         def step(z: Tensor) -> Tensor:
             trajectory: Tensor = rollout(H, z, dt, 1, method=method, condition=condition, backend=backend, **options)
