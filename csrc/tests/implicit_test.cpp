@@ -113,11 +113,16 @@ std::vector<double> step(const Problem<T>& p, std::vector<double> z, int64_t sam
   const size_t d = static_cast<size_t>(p.c.d);
   for (const Stage& stage : p.c.stages) {
     std::vector<double> w = z, g;
-    for (int i = 0; i < 400; ++i) {
+    double change = 1;
+    for (int i = 0; i < 400 && change > 1e-15; ++i) {
       g = slope(p, w, sample);
+      change = 0;
       for (size_t c = 0; c < d; ++c) {
-        w[c] = z[c] + stage.at_q * stage.coefficient * double(p.dt) * g[d + c];
-        w[d + c] = z[d + c] - stage.at_p * stage.coefficient * double(p.dt) * g[c];
+        const double q = z[c] + stage.at_q * stage.coefficient * double(p.dt) * g[d + c];
+        const double momentum = z[d + c] - stage.at_p * stage.coefficient * double(p.dt) * g[c];
+        change = std::max({change, std::fabs(q - w[c]), std::fabs(momentum - w[d + c])});
+        w[c] = q;
+        w[d + c] = momentum;
       }
     }
     for (size_t c = 0; c < d; ++c) {
