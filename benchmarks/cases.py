@@ -21,7 +21,7 @@ DEL_DT = 0.1
 MOST_ITERATIONS = 20
 
 # Of methods with implicit stages: in the end no entry of a solve's residual is larger than the tolerance times one plus
-# the largest entry of the sample's solution. At this dt ours takes two iterations a solve from the third step on.
+# the largest entry of the sample's solution. At this dt ours takes one iteration a solve from the fourth step on.
 IMPLICIT = ("stormer_verlet", "implicit_midpoint")
 IMPLICIT_DT = 1.0  # H-JEPA's own
 MOST_STAGE_ITERATIONS = 50

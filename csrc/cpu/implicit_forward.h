@@ -50,14 +50,10 @@ ImplicitTile<T> take_implicit_tile(Arena& arena, const ImplicitJob<T>& job, Impl
                             &tile.impulses,  &tile.step,      &tile.tried,        &tile.tried_residual,
                             &tile.images[0], &tile.images[1], &tile.residuals[0], &tile.residuals[1]};
   for (Tile<T>* each : whole) *each = take(width);
-  tile.last = arena.take<Tile<T>>(stages);
-  tile.before = arena.take<Tile<T>>(stages);
-  for (int64_t k = 0; k < stages; ++k) {
-    const Tile<T> last = take(width), before = take(width);
-    if (tile.last) {
-      tile.last[k] = last;
-      tile.before[k] = before;
-    }
+  tile.differences = arena.take<Tile<T>>(stages * kDifferences);
+  for (int64_t i = 0; i < stages * kDifferences; ++i) {
+    const Tile<T> difference = take(width);
+    if (tile.differences) tile.differences[i] = difference;
   }
   if (job.plan.layer1) tile.sums = take_tile<T>(arena, (job.chunk + 1) * rows, width);
   tile.kept = take_curvature(arena, network, rows);
@@ -205,6 +201,41 @@ void write_summed_states(const ImplicitJob<T>& job, const ImplicitTile<T>& tile,
   write(network.q, tile.p, -1, d);
 }
 
+// tile.displacement = where stage k's solve starts: the polynomial through D of the last steps, as the sum of their
+// backward differences. As many of them are taken as shrink, by half at least: more would follow what is not smooth.
+template <class T>
+void extrapolate(const ImplicitTile<T>& tile, int64_t k, int64_t rows, int64_t width) {
+  const Tile<T>* const differences = tile.differences + k * kDifferences;
+  for (int64_t r = 0; r < rows; ++r) {
+    T* const start = tile.displacement.row(r);
+    for_vectors<T>(width, [&](int64_t c) { store(start + c, load(differences[0].row(r) + c)); });
+    T square = inner(start, start, width);
+    for (int j = 1; j < kDifferences; ++j) {
+      const T* const term = differences[j].row(r);
+      const T next = inner(term, term, width);
+      if (!(next < square / 4)) break;
+      add_scaled(start, static_cast<T>(1), term, width);
+      square = next;
+    }
+  }
+}
+
+// Adds what stage k has found in step n to its differences; those that need earlier steps than there are stay zero.
+template <class T>
+void remember(const ImplicitTile<T>& tile, int64_t k, int64_t n, int64_t rows, int64_t width) {
+  const Tile<T>* const differences = tile.differences + k * kDifferences;
+  for (int64_t r = 0; r < rows; ++r)
+    for_vectors<T>(width, [&](int64_t c) {
+      Vec<T> newest = load(tile.displacement.row(r) + c);
+      for (int64_t j = 0; j < kDifferences; ++j) {
+        T* const at = differences[j].row(r) + c;
+        const Vec<T> before = load(at);
+        store(at, newest);
+        newest = j < n ? newest - before : Vec<T>{};
+      }
+    });
+}
+
 template <class T>
 void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, int64_t first_row, int64_t rows,
                    const Worker<T>& worker) {
@@ -226,6 +257,8 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, int64
   write_state(0);
   find_arguments(job, tile, rows, worker);
   for (int64_t r = 0; r < rows; ++r) tile.alive[r] = 1;
+  for (int64_t i = 0; i < stages * kDifferences; ++i)
+    clear(tile.differences[i].data, rows * tile.differences[i].stride);
   if (job.plan.layer1) clear(tile.sums.data, rows * tile.sums.stride);
   int64_t pending = 0;  // steps whose states are still to be made
   for (int64_t n = 0; n < steps; ++n) {
@@ -236,22 +269,11 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, int64
     if (job.plan.layer1) copy(sums_after(pending), sums_after(pending + 1), rows * tile.sums.stride);
     for (int64_t k = 0; k < stages; ++k) {
       const Stage& stage = rollout.stages[k];
-      // The last steps' displacements, extrapolated.
-      for (int64_t r = 0; r < rows; ++r) {
-        const T *const last = tile.last[k].row(r), *const before = tile.before[k].row(r);
-        T* const start = tile.displacement.row(r);
-        for_vectors<T>(width, [&](int64_t c) {
-          const Vec<T> x = load(last + c);
-          store(start + c, n == 0 ? Vec<T>{} : n == 1 ? x : x + (x - load(before + c)));
-        });
-      }
+      extrapolate(tile, k, rows, width);
       const int64_t slow = iterate(job, tile, stage, rows, worker);
       if (slow > 0) finish_by_newton(job, tile, stage, slow, worker);
-      const Tile<T> oldest = tile.before[k];
-      tile.before[k] = tile.last[k];
-      tile.last[k] = oldest;
+      remember(tile, k, n, rows, width);
       for (int64_t r = 0; r < rows; ++r) {
-        copy(tile.displacement.row(r), oldest.row(r), width);
         tile.alive[r] = tile.alive[r] && tile.solved[r];
         if (tile.worst[r] == tile.worst[r] && !(tile.error[r] <= tile.worst[r])) tile.worst[r] = tile.error[r];
         if (job.plan.layer1)
