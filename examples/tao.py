@@ -33,7 +33,7 @@ from matplotlib import pyplot as plt
 
 DT = 0.01
 START = torch.tensor([0.0, -3.0], dtype=torch.float64)
-METHODS = ["leapfrog", "extended", "implicit_midpoint", "stormer_verlet", "discrete_gradient"]
+METHODS = ["leapfrog", "extended", "implicit_midpoint", "stormer_verlet", "yoshida4", "discrete_gradient"]
 POINTS = 400  # of a curve
 
 

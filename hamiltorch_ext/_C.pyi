@@ -4,7 +4,7 @@ Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the ca
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Chain', 'CudaDelPlan', 'CudaDelRollout', 'CudaPlan', 'DelRollout', 'Direct', 'DirectDel', 'Method', 'Rollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'gpu_description', 'implicit_adjoint', 'implicit_forward', 'implicit_gradient', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'supports_bfloat16', 'use_instruction_set']
+__all__: list[str] = ['Chain', 'CudaDelPlan', 'CudaDelRollout', 'CudaPlan', 'DelRollout', 'Direct', 'DirectDel', 'Method', 'Rollout', 'SeparableRollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'gpu_description', 'implicit_adjoint', 'implicit_forward', 'implicit_gradient', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'separable_adjoint', 'separable_forward', 'separable_gradient', 'supports_bfloat16', 'use_instruction_set']
 class Method:
     """
     A method's stages: (moves, coefficient, at_q, at_p) each, as in hamiltorch/rollout.h.
@@ -74,6 +74,17 @@ class Chain:
     """
     def __init__(self, is_double: bool, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activation: typing.SupportsInt | typing.SupportsIndex, weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], head: typing.SupportsInt | typing.SupportsIndex, stages: collections.abc.Sequence[tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]], dt: typing.SupportsInt | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+class SeparableRollout:
+    """
+    A rollout of T(p) + V(q): V's rollout, and T's, which says its network, or the address of 1 / m (d).
+    """
+    def __init__(self, potential: Rollout, kinetic: Rollout, inverse_mass: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def evaluations(self) -> tuple[int, int]:
+        """
+        Points of V and of T along a sample's rollout.
+        """
 class DelRollout:
     """
     A discrete Lagrangian and the size of a rollout; addresses may be 0.
@@ -202,6 +213,18 @@ def rollout_backward(rollout: Rollout, trajectory: typing.SupportsInt | typing.S
 def rollout_forward(rollout: Rollout, z0: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.SupportsInt | typing.SupportsIndex, energies: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Roll out. z0 (batch, dim), trajectory (batch, steps + 1, dim), energies (batch, steps + 1) or 0.
+    """
+def separable_adjoint(rollout: SeparableRollout, points_q: typing.SupportsInt | typing.SupportsIndex, points_p: typing.SupportsInt | typing.SupportsIndex, grad_trajectory: typing.SupportsInt | typing.SupportsIndex, directions_q: typing.SupportsInt | typing.SupportsIndex, directions_p: typing.SupportsInt | typing.SupportsIndex, grad_z0: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Directions of the adjoint at V's and T's points, and the gradient by z0.
+    """
+def separable_forward(rollout: SeparableRollout, z0: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.SupportsInt | typing.SupportsIndex, points_q: typing.SupportsInt | typing.SupportsIndex, points_p: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Roll out. trajectory (batch, steps + 1, 2d); points (batch, evaluations, d) of V and of T, or 0.
+    """
+def separable_gradient(rollout: SeparableRollout, of_kinetic: bool, points: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, grad_weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_dt: typing.SupportsInt | typing.SupportsIndex, grad_condition: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Gradients by the parameters of V or of the network T, from its points and directions; grad_dt is that one's part, grad_condition (batch, evaluations, condition_dim) or 0.
     """
 def supports_bfloat16() -> bool:
     """

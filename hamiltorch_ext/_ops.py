@@ -36,7 +36,9 @@ __all__ = [
     "PRECISIONS",
     "NativeCall",
     "check_call",
+    "check_layers",
     "check_precision",
+    "check_start",
     "direct_rollout",
     "empty_gradients",
     "library",
@@ -502,6 +504,13 @@ def check_call(
     precision: str,
 ) -> None:
     """What the kernels take on trust: an operator called by hand must not read or write beyond its tensors."""
+    check_start(z0, dt, steps)
+    check_precision(precision, z0)
+    check_layers(z0, dt, weights, biases, condition)
+
+
+def check_start(z0: Tensor, dt: Tensor, steps: int) -> None:
+    """What every rollout begins with."""
     if z0.ndim != 2 or z0.shape[1] == 0 or z0.shape[1] % 2:
         raise ValueError(f"z0 must have shape (batch, 2d), got {tuple(z0.shape)}")
     if z0.dtype not in (torch.float32, torch.float64):
@@ -510,7 +519,10 @@ def check_call(
         raise ValueError(f"dt must be a 0-d tensor, got shape {tuple(dt.shape)}")
     if steps < 0:
         raise ValueError(f"steps must be zero or positive, got {steps}")
-    check_precision(precision, z0)
+
+
+def check_layers(z0: Tensor, dt: Tensor, weights: list[Tensor], biases: list[Tensor], condition: Tensor | None) -> None:
+    """A network of z0 (batch, dim), and what has to be where z0 is."""
     if len(weights) < 2 or len(biases) != len(weights):
         raise ValueError(f"weights and biases must be two or more each, got {len(weights)} and {len(biases)}")
     width = z0.shape[1]

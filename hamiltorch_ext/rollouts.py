@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from . import _implicit_ops, _ops, reference
+from . import _implicit_ops, _ops, _separable_ops, reference
 from ._checks import (
     check_network,
     check_state,
@@ -127,8 +128,8 @@ def rollout(
 
     Args:
         H: a ``HamiltonianMLP``, an ``nn.Sequential`` of Linear layers and one supported activation, a
-            ``SeparableHamiltonian`` (in torch, by its analytic gradients), or (on the reference path) any callable from
-            z (..., 2d) [and condition] to energies (...).
+            ``SeparableHamiltonian``, or (on the reference path) any callable from z (..., 2d) [and condition] to
+            energies (...).
         z0: initial states (q, p), shape (..., 2d), float32 or float64.
         dt: time step in the units of the learned dynamics; a float or a 0-d tensor (then differentiable). Negative dt
             runs backward in time.
@@ -154,8 +155,9 @@ def rollout(
             O(steps batch dim), for about a third more time. Otherwise a rollout on the CPU also keeps
             O(steps batch sum(hidden)) numbers, if they take at most 1 GiB.
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
-            native where the kernels know H and the device, else reference with a warning that says why. No kernel runs
-            a ``SeparableHamiltonian``, and "auto" runs it without one and without a warning.
+            native where the kernels know H and the device, else reference with a warning that says why. A
+            ``SeparableHamiltonian`` runs natively on the CPU with "symplectic_euler", "leapfrog", "stormer_verlet" and
+            "yoshida4"; otherwise "auto" runs it in torch by its analytic gradients, without a warning.
 
     Returns:
         Trajectory (..., steps + 1, 2d), index 0 is z0; with ``return_energy`` also energies (..., steps + 1), with
@@ -216,19 +218,26 @@ def rollout(
             network = mlp
             system = reference.Field(lambda z: network.energy(z, condition), lambda z: network.gradient(z, condition))
     elif backend != "reference":
-        reason = mlp if isinstance(mlp, str) else _why_not_native(mlp, z0, method, precision)
+        if analytic:
+            reason = _separable_ops.why_not_native(H, z0, method, precision)
+        else:
+            reason = mlp if isinstance(mlp, str) else _why_not_native(mlp, z0, method, precision)
         if reason is None and _transformed():
             reason = "torch.func transforms and forward-mode differentiation do not see through a native call"
+        if reason is None and analytic:
+            trajectory = _native_separable(H, z0, dt, int(steps), method, condition)
+            energies = _energies(H, trajectory, condition) if return_energy else None
+            return chosen(trajectory, energies, _nothing_solved(steps, z0) if return_info else None)
         if reason is None:
             assert isinstance(mlp, MLP)
             if method in _ops.IMPLICIT:
                 trajectory, info = _native_implicit(mlp, z0, dt, int(steps), method, condition, settings)
                 if not return_info:
                     warn_of_failures(info.converged, settings.tolerance(z0.dtype))
-                energies = _energies(mlp, trajectory, condition) if return_energy else None
+                energies = _energies(mlp.energy, trajectory, condition) if return_energy else None
                 return chosen(trajectory, energies, info if return_info else None)
             results = _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision, recompute)
-            return chosen(*results, reference.gather_reports([[]] * int(steps), z0) if return_info else None)
+            return chosen(*results, _nothing_solved(steps, z0) if return_info else None)
         if backend == "native":
             raise ValueError(f"backend='native' cannot run this rollout: {reason}")
         if not analytic:
@@ -359,11 +368,25 @@ def _native_implicit(
     return trajectory.reshape(*batch, steps + 1, mlp.dim), shaped
 
 
-def _energies(mlp: MLP, trajectory: Tensor, condition: Tensor | None) -> Tensor:
+def _native_separable(
+    H: SeparableHamiltonian, z0: Tensor, dt: Tensor, steps: int, method: str, condition: Tensor | None
+) -> Tensor:
+    batch = z0.shape[:-1]
+    z0 = z0.reshape(batch.numel(), H.dim)
+    if condition is not None:
+        condition = condition.reshape(batch.numel(), H.condition_dim)
+    return _separable_ops.separable_rollout(H, z0, dt, steps, method, condition).reshape(*batch, steps + 1, H.dim)
+
+
+def _nothing_solved(steps: int, z0: Tensor) -> RolloutInfo:
+    return reference.gather_reports([[]] * int(steps), z0)
+
+
+def _energies(energy: Callable[..., Tensor], trajectory: Tensor, condition: Tensor | None) -> Tensor:
     """H at every state, shape (..., steps + 1)."""
     if condition is not None:
-        condition = condition.unsqueeze(-2).expand(*trajectory.shape[:-1], mlp.condition_dim)
-    return mlp.energy(trajectory, condition)
+        condition = condition.unsqueeze(-2).expand(*trajectory.shape[:-1], condition.shape[-1])
+    return energy(trajectory, condition)
 
 
 def _transformed() -> bool:

@@ -28,6 +28,7 @@
 #include "implicit.h"
 #include "method.h"
 #include "run.h"
+#include "separable.h"
 #include "variational.h"
 
 namespace py = pybind11;
@@ -188,6 +189,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   bind_direct(m);
   bind_chain(m);
   bind_implicit(m);
+  bind_separable(m);
   bind_variational(m);
   bind_direct_variational(m);
   bind_cuda_variational(m);

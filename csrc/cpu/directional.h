@@ -8,8 +8,9 @@
 //     int64_t rows() const;
 //     T factor() const;
 //     const Mlp<T>& network() const;
+//     bool whole() const;                                    // whether its input is one, not q and p
 //     const T* condition(int64_t row) const;                 // [condition_dim], where there is one
-//     bool read(int64_t row, T* z, T* u) const;              // [2d] each; false: both are zero, and so is all else
+//     bool read(int64_t row, T* z, T* u) const;              // [dim] each; false: both are zero, and so is all else
 //     Sums take_sums(Arena&) const;
 //     void clear_sums(const Sums&) const;
 //     void add(const Sums&, const T* z, const T* u, double along) const;  // along = u . dN/dz
@@ -32,7 +33,7 @@ enum DirectionalMatrices { kStates, kCondition, kFirstInner };
 
 template <class T, class Source>
 struct DirectionalTile {
-  Tile<T> points, directions;  // [rows][2d]: z and u
+  Tile<T> points, directions;  // [rows][dim]: z and u
   Tile<T> condition;           // [rows][condition]
   Tile<T> base, from_x;
   Curvature<T> kept;
@@ -65,10 +66,9 @@ struct DirectionalJob {
 template <class T, class Source>
 DirectionalTile<T, Source> take_directional_tile(Arena& arena, const Source& source, const Network<T>& network,
                                                  int64_t rows) {
-  const int64_t d = network.half;
   DirectionalTile<T, Source> tile;
-  tile.points = take_tile<T>(arena, rows, 2 * d);
-  tile.directions = take_tile<T>(arena, rows, 2 * d);
+  tile.points = take_tile<T>(arena, rows, network.inputs());
+  tile.directions = take_tile<T>(arena, rows, network.inputs());
   tile.condition = take_tile<T>(arena, rows, network.condition.in);
   tile.base = take_tile<T>(arena, rows, network.first());
   tile.from_x = take_tile<T>(arena, rows, network.first());
@@ -98,6 +98,7 @@ DirectionalJob<T, Source> take_directional(Arena& arena, Arena& prepared, const 
   job.source = &source;
   const Mlp<T>& mlp = source.network();
   job.plan = make_solo_plan(mlp, source.rows(), 6, threads);
+  job.plan.whole = source.whole();
   job.network = take_network(arena, prepared, mlp, job.plan, false, filled);
   const Network<T>& network = job.network;
   job.tiles = arena.take<DirectionalTile<T, Source>>(job.plan.teams);
@@ -116,7 +117,7 @@ DirectionalJob<T, Source> take_directional(Arena& arena, Arena& prepared, const 
   if (job.all) job.all->reset();
 
   const auto widths = [&](int64_t m) -> Range {  // out, in
-    if (m == kStates) return {network.first(), 2 * network.half};
+    if (m == kStates) return {network.first(), network.inputs()};
     if (m == kCondition) return {network.first(), network.condition.in};
     return {network.widths[m - kFirstInner + 1], network.widths[m - kFirstInner]};
   };
@@ -139,7 +140,7 @@ DirectionalJob<T, Source> take_directional(Arena& arena, Arena& prepared, const 
 template <class T, class Source>
 void read_directional(const DirectionalJob<T, Source>& job, const DirectionalTile<T, Source>& tile, int64_t first,
                       int64_t count) {
-  const int64_t dim = 2 * job.network.half, in = job.network.condition.in;
+  const int64_t dim = job.network.inputs(), in = job.network.condition.in;
   for (int64_t r = 0; r < count; ++r) {
     T *const z = tile.points.row(r), *const u = tile.directions.row(r), *const c = tile.condition.row(r);
     const bool used = job.source->read(first + r, z, u);
@@ -228,7 +229,6 @@ void directional_thread(void* context, int index) {
   const DirectionalJob<T, Source>& job = *static_cast<const DirectionalJob<T, Source>*>(context);
   const Network<T>& network = job.network;
   const DirectionalTile<T, Source>& tile = job.tiles[index];
-  const int64_t d = network.half;
   const Member all = {index, job.plan.teams, job.all};
   for (int64_t m = 0; m < job.matrices(); ++m) {
     const Factors<T>& f = job.factors[m];
@@ -259,11 +259,13 @@ void directional_thread(void* context, int index) {
     }
     wait_for_all(all);
   }
-  const int64_t columns = 2 * d + network.condition.in;
+  const int64_t columns = network.inputs() + network.condition.in;
   for (int64_t m = 0; m < job.matrices(); ++m) {
     const Factors<T>& f = job.factors[m];
     T* const first = job.arrays.grad_weights[0];
-    T* const to = m == kStates ? first : m == kCondition ? first + 2 * d : job.arrays.grad_weights[m - kFirstInner + 1];
+    T* const to = m == kStates      ? first
+                  : m == kCondition ? first + network.inputs()
+                                    : job.arrays.grad_weights[m - kFirstInner + 1];
     write_sums(f, to, m < kFirstInner ? columns : f.in_width, share(f.out_width, index, job.plan.teams));
   }
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include "hamiltorch/implicit.h"
 #include "hamiltorch/rollout.h"
+#include "hamiltorch/separable.h"
 #include "hamiltorch/variational.h"
 
 namespace hamiltorch {
@@ -31,6 +32,14 @@ struct Kernels {
   Sizes (*implicit_gradient_sizes)(const ImplicitRollout<T>&, int threads);
   Status (*implicit_gradient)(const ImplicitRollout<T>&, const ImplicitGradientArrays<T>&, int threads, const Prepared&,
                               void* workspace, size_t size);
+  Sizes (*separable_sizes)(const SeparableRollout<T>&, bool back, int threads);
+  Status (*separable_forward)(const SeparableRollout<T>&, const SeparableArrays<T>&, int threads, const Prepared&,
+                              void* workspace, size_t size);
+  Status (*separable_adjoint)(const SeparableRollout<T>&, const SeparableAdjointArrays<T>&, int threads,
+                              const Prepared&, void* workspace, size_t size);
+  Sizes (*separable_gradient_sizes)(const SeparableRollout<T>&, Half, int threads);
+  Status (*separable_gradient)(const SeparableRollout<T>&, Half, const SeparableGradientArrays<T>&, int threads,
+                               const Prepared&, void* workspace, size_t size);
   // The activation and its two derivatives at each of `count` numbers, for tests.
   void (*activate)(Activation, const T* a, int64_t count, T* value, T* first, T* second);
 };

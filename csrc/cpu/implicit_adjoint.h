@@ -194,6 +194,7 @@ struct StagePoints {
   int64_t rows() const { return rollout.batch * rollout.steps * rollout.stage_count; }
   T factor() const { return rollout.dt; }
   const Mlp<T>& network() const { return rollout.network; }
+  bool whole() const { return false; }
   const T* condition(int64_t row) const {
     return rollout.condition + row / (rollout.steps * rollout.stage_count) * rollout.network.condition_dim;
   }

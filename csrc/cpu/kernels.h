@@ -4,6 +4,7 @@
 #include "forward.h"
 #include "implementation.h"
 #include "implicit_adjoint.h"
+#include "separable.h"
 #include "variational_adjoint.h"
 #include "variational_gradient.h"
 
@@ -87,6 +88,11 @@ constexpr Kernels<T> kernels() {
           implicit_adjoint_run<T>,
           implicit_gradient_measure<T>,
           implicit_gradient_run<T>,
+          separable_measure<T>,
+          separable_forward_run<T>,
+          separable_adjoint_run<T>,
+          separable_gradient_measure<T>,
+          separable_gradient_run<T>,
           activate_array<T>};
 }
 

@@ -9,7 +9,7 @@ namespace {
 
 template <class T>
 struct Network {
-  int64_t half;  // d
+  int64_t half;  // columns of layer 1 that are q: d
   int64_t hidden;
   Activation activation;
   const int64_t* widths;  // [hidden]
@@ -24,6 +24,7 @@ struct Network {
   T** copies;        // [hidden], the weights as they were when the panels were made; null where nothing is
   int32_t* changed;  // [hidden]
 
+  int64_t inputs() const { return q.in + p.in; }
   int64_t first() const { return widths[0]; }
   int64_t last() const { return widths[hidden - 1]; }
 };
@@ -45,7 +46,7 @@ int64_t columns_of(const Mlp<T>& mlp, int64_t l) {
 template <class T>
 Network<T> take_network(Arena& arena, Arena& prepared, const Mlp<T>& mlp, const Plan& plan, bool pairs, bool filled) {
   Network<T> network{};
-  network.half = mlp.dim / 2;
+  network.half = plan.whole ? mlp.dim : mlp.dim / 2;
   network.hidden = mlp.hidden;
   network.activation = mlp.activation;
   network.widths = mlp.widths;
@@ -64,7 +65,7 @@ Network<T> take_network(Arena& arena, Arena& prepared, const Mlp<T>& mlp, const 
   const Kind layer1 = plan.layer1 ? kFull : chain;
   const T* const w1 = mlp.weights[0];
   network.q = weight(w1, columns, first, network.half, layer1, layer1);
-  network.p = weight(w1 + network.half, columns, first, network.half, layer1, layer1);
+  network.p = weight(w1 + network.half, columns, first, mlp.dim - network.half, layer1, layer1);
   const Kind condition = mlp.condition_dim ? kFull : kNone;
   network.condition = weight(w1 + mlp.dim, columns, first, mlp.condition_dim, condition, condition);
   if (plan.layer1) {

@@ -14,9 +14,12 @@ struct Plan {
   bool packed;                 // weights in panels, or read in torch's layout
   bool layer1;                 // steps in layer-1 space (layer1.h), or on the states (states.h)
   bool antisymmetric = false;  // in layer-1 space: what is prepared is G - G^T in place of G
+  bool whole = false;          // layer 1 reads all of its input as one, not as q and p
 };
 
-inline int32_t layout(const Plan& plan) { return plan.packed | plan.layer1 << 1 | plan.antisymmetric << 2; }
+inline int32_t layout(const Plan& plan) {
+  return plan.packed | plan.layer1 << 1 | plan.antisymmetric << 2 | plan.whole << 3;
+}
 
 // Two register blocks of rows: the activations of a tile stay in L2 while the weights stream past.
 inline constexpr int64_t kTileRows = 28;

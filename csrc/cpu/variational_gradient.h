@@ -19,6 +19,7 @@ struct Intervals {
   int64_t rows() const { return rollout.batch ? rollout.batch * (rollout.steps + 1) : 0; }
   T factor() const { return -rollout.dt; }
   const Mlp<T>& network() const { return rollout.network; }
+  bool whole() const { return false; }
   const T* condition(int64_t row) const {
     return rollout.condition + row / (rollout.steps + 1) * rollout.network.condition_dim;
   }
