@@ -4,14 +4,13 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "../cpu/implementation.h"
-#include "../cuda/scalar_math.h"
 #include "expect.h"
+#include "scalar_network.h"
 
 using namespace hamiltorch;
 
@@ -34,78 +33,25 @@ template <class T>
 struct Problem {
   Case c;
   T dt;
-  std::vector<std::vector<T>> weights, biases;
+  Normals normals;
+  ScalarNetwork<T> network;
   std::vector<T> z0, condition;
-  mutable std::vector<const T*> weight_pointers, bias_pointers;
 
-  Problem(const Case& given, unsigned seed) : c(given), dt(static_cast<T>(given.dt)) {
-    std::mt19937 generator(seed);
-    std::normal_distribution<double> normal;
-    const auto fill = [&](int64_t n, double scale) {
-      std::vector<T> v(static_cast<size_t>(n));
-      for (T& x : v) x = static_cast<T>(scale * normal(generator));
-      return v;
-    };
-    int64_t in = 2 * c.d + c.condition;
-    for (const int64_t width : c.widths) {
-      weights.push_back(fill(width * in, 1.5 / std::sqrt(static_cast<double>(in))));
-      biases.push_back(fill(width, 0.3));
-      in = width;
-    }
-    weights.push_back(fill(in, 1 / std::sqrt(static_cast<double>(in))));
-    biases.push_back(fill(1, 1));
-    z0 = fill(c.batch * 2 * c.d, 1);
-    condition = fill(c.batch * c.condition, 1);
-  }
+  Problem(const Case& given, unsigned seed)
+      : c(given),
+        dt(static_cast<T>(given.dt)),
+        normals(seed),
+        network(2 * c.d, c.condition, c.widths, c.activation, normals),
+        z0(normals.fill<T>(c.batch * 2 * c.d, 1)),
+        condition(normals.fill<T>(c.batch * c.condition, 1)) {}
 
   ImplicitRollout<T> rollout(double tolerance) const {
-    weight_pointers.clear();
-    bias_pointers.clear();
-    for (const auto& w : weights) weight_pointers.push_back(w.data());
-    for (const auto& b : biases) bias_pointers.push_back(b.data());
-    return {{{2 * c.d, c.condition, static_cast<int64_t>(c.widths.size()), c.activation, c.widths.data(),
-              weight_pointers.data(), bias_pointers.data()},
-             c.stages.data(),
-             static_cast<int64_t>(c.stages.size()),
-             dt,
-             c.steps,
-             c.batch,
-             condition.data(),
-             false},
+    return {{network.mlp(), c.stages.data(), static_cast<int64_t>(c.stages.size()), dt, c.steps, c.batch,
+             condition.data(), false},
             static_cast<T>(tolerance),
             50};
   }
 };
-
-// dH/dz of one sample, in double.
-template <class T>
-std::vector<double> slope(const Problem<T>& p, const std::vector<double>& z, int64_t sample) {
-  std::vector<double> input = z;
-  input.insert(input.end(), p.condition.begin() + sample * p.c.condition,
-               p.condition.begin() + (sample + 1) * p.c.condition);
-  std::vector<std::vector<double>> rates;
-  for (size_t l = 0; l < p.c.widths.size(); ++l) {
-    std::vector<double> value, rate;
-    for (int64_t o = 0; o < p.c.widths[l]; ++o) {
-      double a = p.biases[l][o];
-      for (size_t i = 0; i < input.size(); ++i) a += double(p.weights[l][o * input.size() + i]) * input[i];
-      const ScalarJet<double> jet = scalar_activation(p.c.activation, a);
-      value.push_back(jet.value);
-      rate.push_back(jet.first);
-    }
-    rates.push_back(rate);
-    input = value;
-  }
-  std::vector<double> delta(p.weights.back().begin(), p.weights.back().end());
-  for (size_t l = p.c.widths.size(); l-- > 0;) {
-    const size_t in = p.weights[l].size() / delta.size();
-    std::vector<double> below(in, 0.0);
-    for (size_t o = 0; o < delta.size(); ++o)
-      for (size_t i = 0; i < in; ++i) below[i] += delta[o] * rates[l][o] * p.weights[l][o * in + i];
-    delta = below;
-  }
-  return delta;
-}
 
 // One step by plain iteration, long enough for these problems.
 template <class T>
@@ -115,7 +61,7 @@ std::vector<double> step(const Problem<T>& p, std::vector<double> z, int64_t sam
     std::vector<double> w = z, g;
     double change = 1;
     for (int i = 0; i < 400 && change > 1e-15; ++i) {
-      g = slope(p, w, sample);
+      g = p.network.slope(w, p.condition.data() + sample * p.c.condition);
       change = 0;
       for (size_t c = 0; c < d; ++c) {
         const double q = z[c] + stage.at_q * stage.coefficient * double(p.dt) * g[d + c];
@@ -180,17 +126,11 @@ void run(const Case& c, int threads, unsigned seed) {
   }
   if (c.batch == 0) return;
 
-  std::mt19937 generator(seed + 1);
-  std::normal_distribution<double> normal;
+  Normals normals(seed + 1);
   std::vector<T> cotangents(trajectory.size()), directions(points.size(), nan), grad_z0(p.z0.size(), nan);
-  for (T& x : cotangents) x = static_cast<T>(normal(generator));
+  for (T& x : cotangents) x = static_cast<T>(normals.next());
   std::vector<T> grad_condition(solves * stages * c.condition, nan);
-  std::vector<std::vector<T>> weights, biases;
-  std::vector<T*> weight_pointers, bias_pointers;
-  for (const auto& w : p.weights) weights.emplace_back(w.size(), nan);
-  for (size_t l = 0; l < c.widths.size(); ++l) biases.emplace_back(p.biases[l].size(), nan);
-  for (auto& w : weights) weight_pointers.push_back(w.data());
-  for (auto& b : biases) bias_pointers.push_back(b.data());
+  NetworkGradients<T> gradients(p.network);
   T grad_dt = nan;
   {
     const ImplicitRollout<T> rollout = p.rollout(tolerance);
@@ -206,10 +146,11 @@ void run(const Case& c, int threads, unsigned seed) {
       for (size_t i = 0; i < grad_z0.size(); ++i) expect(grad_z0[i] == cotangents[i], name + " no steps");
       return;
     }
-    expect(kernels.implicit_gradient(rollout,
-                                     {points.data(), converged.data(), directions.data(), weight_pointers.data(),
-                                      bias_pointers.data(), &grad_dt, c.condition ? grad_condition.data() : nullptr},
-                                     threads, {other.data, false}, workspace.data, workspace.bytes) == Status::kOk,
+    expect(kernels.implicit_gradient(
+               rollout,
+               {points.data(), converged.data(), directions.data(), gradients.weight_pointers.data(),
+                gradients.bias_pointers.data(), &grad_dt, c.condition ? grad_condition.data() : nullptr},
+               threads, {other.data, false}, workspace.data, workspace.bytes) == Status::kOk,
            name + " gradient status");
   }
 
@@ -217,14 +158,11 @@ void run(const Case& c, int threads, unsigned seed) {
   double slope = 0;
   std::vector<std::pair<T*, T>> moves;
   const auto move = [&](T& value, double gradient) {
-    const T direction = static_cast<T>(normal(generator));
+    const T direction = static_cast<T>(normals.next());
     slope += double(direction) * gradient;
     moves.emplace_back(&value, direction);
   };
-  for (size_t l = 0; l < weights.size(); ++l)
-    for (size_t i = 0; i < weights[l].size(); ++i) move(p.weights[l][i], weights[l][i]);
-  for (size_t l = 0; l < biases.size(); ++l)
-    for (size_t i = 0; i < biases[l].size(); ++i) move(p.biases[l][i], biases[l][i]);
+  gradients.for_each(p.network, move);
   for (size_t i = 0; i < grad_z0.size(); ++i) move(p.z0[i], grad_z0[i]);
   for (int64_t s = 0; s < c.batch; ++s)
     for (int64_t i = 0; i < c.condition; ++i) {

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,8 +11,8 @@
 #define HAMILTORCH_VECTOR_BYTES 16
 #include "../cpu/implementation.h"
 #include "../cpu/linear.h"
-#include "../cuda/scalar_math.h"
 #include "expect.h"
+#include "scalar_network.h"
 
 using namespace hamiltorch;
 
@@ -31,42 +30,26 @@ template <class T>
 struct Problem {
   Case c;
   T dt;
-  std::vector<std::vector<T>> weights, biases;
+  Normals normals;
+  ScalarNetwork<T> network;
   std::vector<T> mass, damping, start, condition, impulses;  // start: all q0, then all q1
-  mutable std::vector<const T*> weight_pointers, bias_pointers;
 
-  Problem(const Case& given, unsigned seed) : c(given), dt(static_cast<T>(given.dt)) {
-    std::mt19937 generator(seed);
-    std::normal_distribution<double> normal;
-    const auto fill = [&](int64_t n, double centre, double scale) {
-      std::vector<T> v(static_cast<size_t>(n));
-      for (T& x : v) x = static_cast<T>(centre + scale * normal(generator));
-      return v;
-    };
-    int64_t in = 2 * c.d + c.condition;
-    for (const int64_t width : c.widths) {
-      weights.push_back(fill(width * in, 0, 1.5 / std::sqrt(static_cast<double>(in))));
-      biases.push_back(fill(width, 0, 0.3));
-      in = width;
-    }
-    weights.push_back(fill(in, 0, 1 / std::sqrt(static_cast<double>(in))));
-    biases.push_back(fill(1, 0, 1));
-    mass = fill(c.d, 1.5, 0.1);
-    damping = fill(c.d, 0.3, 0.1);
-    start = fill(c.batch * c.d, 0, 1);
-    const std::vector<T> velocity = fill(c.batch * c.d, 0, 1);
+  Problem(const Case& given, unsigned seed)
+      : c(given),
+        dt(static_cast<T>(given.dt)),
+        normals(seed),
+        network(2 * c.d, c.condition, c.widths, c.activation, normals),
+        mass(normals.fill<T>(c.d, 0.1, 1.5)),
+        damping(normals.fill<T>(c.d, 0.1, 0.3)),
+        start(normals.fill<T>(c.batch * c.d, 1)) {
+    const std::vector<T> velocity = normals.fill<T>(c.batch * c.d, 1);
     for (size_t i = 0; i < velocity.size(); ++i) start.push_back(start[i] + dt * velocity[i]);
-    condition = fill(c.batch * c.condition, 0, 1);
-    if (c.impulses) impulses = fill(c.batch * c.steps * c.d, 0, 0.05);
+    condition = normals.fill<T>(c.batch * c.condition, 1);
+    if (c.impulses) impulses = normals.fill<T>(c.batch * c.steps * c.d, 0.05);
   }
 
   DelRollout<T> rollout(double tolerance) const {
-    weight_pointers.clear();
-    bias_pointers.clear();
-    for (const auto& w : weights) weight_pointers.push_back(w.data());
-    for (const auto& b : biases) bias_pointers.push_back(b.data());
-    return {{2 * c.d, c.condition, static_cast<int64_t>(c.widths.size()), c.activation, c.widths.data(),
-             weight_pointers.data(), bias_pointers.data()},
+    return {network.mlp(),
             mass.data(),
             damping.data(),
             dt,
@@ -81,32 +64,9 @@ struct Problem {
 // dN by (x, y) of one sample, in double.
 template <class T>
 std::vector<double> slope(const Problem<T>& p, const T* x, const T* y, int64_t sample) {
-  std::vector<double> input(x, x + p.c.d);
-  input.insert(input.end(), y, y + p.c.d);
-  input.insert(input.end(), p.condition.begin() + sample * p.c.condition,
-               p.condition.begin() + (sample + 1) * p.c.condition);
-  std::vector<std::vector<double>> rates;
-  for (size_t l = 0; l < p.c.widths.size(); ++l) {
-    std::vector<double> value, rate;
-    for (int64_t o = 0; o < p.c.widths[l]; ++o) {
-      double a = p.biases[l][o];
-      for (size_t i = 0; i < input.size(); ++i) a += double(p.weights[l][o * input.size() + i]) * input[i];
-      const ScalarJet<double> jet = scalar_activation(p.c.activation, a);
-      value.push_back(jet.value);
-      rate.push_back(jet.first);
-    }
-    rates.push_back(rate);
-    input = value;
-  }
-  std::vector<double> delta(p.weights.back().begin(), p.weights.back().end());
-  for (size_t l = p.c.widths.size(); l-- > 0;) {
-    const size_t in = p.weights[l].size() / delta.size();
-    std::vector<double> below(in, 0.0);
-    for (size_t o = 0; o < delta.size(); ++o)
-      for (size_t i = 0; i < in; ++i) below[i] += delta[o] * rates[l][o] * p.weights[l][o * in + i];
-    delta = below;
-  }
-  return delta;
+  std::vector<double> points(x, x + p.c.d);
+  points.insert(points.end(), y, y + p.c.d);
+  return p.network.slope(points, p.condition.data() + sample * p.c.condition);
 }
 
 // The largest entry of step k's equations over what they may be.
@@ -172,18 +132,12 @@ void run(const Case& c, int threads, unsigned seed) {
     }
   if (c.batch == 0) return;
 
-  std::mt19937 generator(seed + 1);
-  std::normal_distribution<double> normal;
+  Normals normals(seed + 1);
   std::vector<T> cotangents(static_cast<size_t>(c.batch * c.steps * c.d)), multipliers(cotangents.size(), nan);
-  for (T& x : cotangents) x = static_cast<T>(normal(generator));
+  for (T& x : cotangents) x = static_cast<T>(normals.next());
   std::vector<T> grad_start(static_cast<size_t>(c.batch * 2 * c.d), nan), grad_mass(p.mass.size(), nan),
       grad_damping(p.damping.size(), nan), grad_condition(static_cast<size_t>(c.batch * (c.steps + 1) * c.condition));
-  std::vector<std::vector<T>> weights, biases;
-  std::vector<T*> weight_pointers, bias_pointers;
-  for (const auto& w : p.weights) weights.emplace_back(w.size(), nan);
-  for (size_t l = 0; l < c.widths.size(); ++l) biases.emplace_back(p.biases[l].size(), nan);
-  for (auto& w : weights) weight_pointers.push_back(w.data());
-  for (auto& b : biases) bias_pointers.push_back(b.data());
+  NetworkGradients<T> gradients(p.network);
   T grad_dt = nan;
   {
     const DelRollout<T> rollout = p.rollout(tolerance);
@@ -196,11 +150,12 @@ void run(const Case& c, int threads, unsigned seed) {
                        {trajectory.data(), converged.data(), cotangents.data(), multipliers.data(), grad_start.data()},
                        threads, {prepared.data, false}, workspace.data, workspace.bytes) == Status::kOk,
            name + " adjoint status");
-    expect(del_gradient(
-               rollout,
-               {trajectory.data(), converged.data(), multipliers.data(), weight_pointers.data(), bias_pointers.data(),
-                grad_mass.data(), grad_damping.data(), &grad_dt, c.condition ? grad_condition.data() : nullptr},
-               threads, {same ? prepared.data : other.data, same}, workspace.data, workspace.bytes) == Status::kOk,
+    expect(del_gradient(rollout,
+                        {trajectory.data(), converged.data(), multipliers.data(), gradients.weight_pointers.data(),
+                         gradients.bias_pointers.data(), grad_mass.data(), grad_damping.data(), &grad_dt,
+                         c.condition ? grad_condition.data() : nullptr},
+                        threads, {same ? prepared.data : other.data, same}, workspace.data,
+                        workspace.bytes) == Status::kOk,
            name + " gradient status");
   }
 
@@ -208,14 +163,11 @@ void run(const Case& c, int threads, unsigned seed) {
   double slope = 0;
   std::vector<std::pair<T*, T>> moves;
   const auto move = [&](T& value, double gradient) {
-    const T direction = static_cast<T>(normal(generator));
+    const T direction = static_cast<T>(normals.next());
     slope += double(direction) * gradient;
     moves.emplace_back(&value, direction);
   };
-  for (size_t l = 0; l < weights.size(); ++l)
-    for (size_t i = 0; i < weights[l].size(); ++i) move(p.weights[l][i], weights[l][i]);
-  for (size_t l = 0; l < biases.size(); ++l)
-    for (size_t i = 0; i < biases[l].size(); ++i) move(p.biases[l][i], biases[l][i]);
+  gradients.for_each(p.network, move);
   for (size_t i = 0; i < grad_mass.size(); ++i) move(p.mass[i], grad_mass[i]);
   for (size_t i = 0; i < grad_damping.size(); ++i) move(p.damping[i], grad_damping[i]);
   for (size_t i = 0; i < p.impulses.size(); ++i) move(p.impulses[i], -double(multipliers[i]));
