@@ -98,24 +98,29 @@ class CanonicalTransform(nn.Module):
 
 
 class _Cayley(nn.Module):
-    """x = Q z. 1 + A has no singular value below one, so the system for Q is as well-conditioned as A is small."""
+    """x = Q z. 1 + A has no singular value below one, so its systems are as well-conditioned as A is small."""
 
     def __init__(self, dim: int, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
         super().__init__()
         self.raw = nn.Parameter(torch.zeros(dim, dim, device=device, dtype=dtype))
 
-    @property
-    def matrix(self) -> Tensor:
-        A = self.raw - self.raw.mT
-        one = torch.eye(len(A), device=A.device, dtype=A.dtype)
-        Q: Tensor = torch.linalg.solve(one + A, one - A)
-        return Q
-
     def forward(self, z: Tensor) -> Tensor:
-        return z @ self.matrix.mT
+        A = self.raw - self.raw.mT
+        return _divided(z + z @ A, self._one - A)
 
     def inverse(self, x: Tensor) -> Tensor:
-        return x @ self.matrix
+        A = self.raw - self.raw.mT
+        return _divided(x - x @ A, self._one + A)
+
+    @property
+    def _one(self) -> Tensor:
+        return torch.eye(len(self.raw), device=self.raw.device, dtype=self.raw.dtype)
+
+
+def _divided(x: Tensor, matrix: Tensor) -> Tensor:
+    """x matrix^-1, x being (..., n): a factorisation and no inverse, which would cost three of them."""
+    y: Tensor = torch.linalg.solve(matrix, x.reshape(-1, x.shape[-1]), left=False)
+    return y.reshape(x.shape)
 
 
 class _Quadratic(nn.Module):
