@@ -260,6 +260,16 @@ def test_what_does_not_contract_is_solved_by_newton(method):
         assert left[solved].abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_solves_start_from_what_the_last_steps_found(method):
+    """Along a smooth motion one iteration a solve is enough once four steps are known."""
+    H, z0 = network(4, (40,), dtype=torch.float32), states(6, 8, dtype=torch.float32)
+    _, info = rollout(H, z0, 0.02, 20, method=method, backend="native", return_info=True, tol=4e-6)
+    assert info.converged.all()
+    assert (info.iterations[:, 0] > len(INTEGRATORS[method].stages)).all()
+    assert (info.iterations[:, 4:] == len(INTEGRATORS[method].stages)).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 def test_hostile_solves(method, dtype):
