@@ -47,18 +47,12 @@ sanitize: $(VENV)/test
 	    -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 -DHAMILTORCH_CUDA=OFF -DHAMILTORCH_WARNINGS_AS_ERRORS=ON \
 	    -DHAMILTORCH_SANITIZE=$$sanitizers > /dev/null && \
 	  $(BIN)/cmake --build build/sanitize-$$sanitizers -- --quiet && \
-	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/native_test && \
-	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/variational_test && \
-	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/implicit_test && \
-	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/separable_test && \
-	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/activation_test 8009 && \
-	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/emulator_test && \
-	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/emulator_variational_test \
-	    || exit 1; \
+	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 \
+	    $(BIN)/ctest --test-dir build/sanitize-$$sanitizers --output-on-failure -j 2 || exit 1; \
 	done
 
 pytest: $(VENV)/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 smoke: $(VENV)/test
 	rm -rf build/smoke
