@@ -52,7 +52,8 @@ sanitize: $(VENV)/test
 	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/implicit_test && \
 	  UBSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/activation_test 8009 && \
 	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/emulator_test && \
-	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/emulator_variational_test \
+	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/emulator_variational_test && \
+	  UBSAN_OPTIONS=halt_on_error=1 TSAN_OPTIONS=halt_on_error=1 build/sanitize-$$sanitizers/emulator_implicit_test \
 	    || exit 1; \
 	done
 
