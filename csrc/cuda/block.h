@@ -41,12 +41,4 @@ HAMILTORCH_DEVICE auto into_columns(Engine& engine, int offset, int rows, int co
   };
 }
 
-// walk(first) for the first of every eight samples that are this block's.
-template <class Engine, class Walk>
-HAMILTORCH_DEVICE void for_blocks_samples(Engine& engine, int64_t batch, Walk walk) {
-  for (int64_t first = int64_t{kWarps} * engine.team.index(); first < batch;
-       first += int64_t{kWarps} * engine.team.count())
-    walk(first);
-}
-
 }  // namespace hamiltorch
