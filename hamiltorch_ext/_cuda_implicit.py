@@ -54,14 +54,14 @@ def rollout_backward(
     grads: tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor],
 ) -> None:
     """Writes the gradients by z0, dt, weights, biases and condition. All but those by z0 are zero before."""
-    grad_z0, *others = grads
+    grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = grads
     if not len(grad_z0):
         return
     grad_trajectory, points, converged = (x.contiguous() for x in (grad_trajectory, points, converged))
     directions = torch.empty_like(points)
     call = _call(native, equations, grad_z0, grad_trajectory.shape[1] - 1, 0.0, 0)
     call(native.cuda_implicit_adjoint, points, converged, grad_trajectory, directions, grad_z0)
-    _add_gradients(equations, points, converged, directions, *others)
+    _add_gradients(equations, points, converged, directions, grad_dt, grad_weights, grad_biases, grad_condition)
 
 
 def _call(native: Any, equations: Equations, z0: Tensor, steps: int, tol: float, max_iterations: int) -> BlockCall:

@@ -69,9 +69,8 @@ class ImplicitBlock {
     }
   }
 
-  // vector(to) = factor times the sum over both halves of factors[half] W_1 part(from, half), by its own columns
-  // or crossed. One factor
-  // is not zero.
+  // vector(to) = factor times the sum over both halves of factors[half] W_1 part(from, half), by its own columns or
+  // crossed. One of the factors is not zero.
   HAMILTORCH_DEVICE void spread(int to, V::Narrow from, const Halves<Real>& factors, Real factor, bool crossed) const {
     bool adds = false;
     HAMILTORCH_NO_UNROLL
@@ -91,8 +90,8 @@ class ImplicitBlock {
     engine.team.sync_block();
   }
 
-  // kImage = how far impulses of `step` times the settled dH/da_1 displace a where the gradient is taken; or
-  // transposed.
+  // kImage = P times `step` times what is settled, P being what an impulse displaces a by where the gradient is taken,
+  // theta_q W_1q W_1p^T - theta_p W_1p W_1q^T, or its transpose.
   HAMILTORCH_DEVICE void displace(const Halves<Real>& at, Real step, bool transposed) const {
     const Halves<Real> way = transposed ? Halves<Real>{-at.p, at.q} : Halves<Real>{at.q, -at.p};
     gather(way, true);
@@ -118,8 +117,8 @@ class ImplicitBlock {
     settle_columns(engine, 0, value);
     multiply_hessian(engine, as_it_is(engine));
   }
-  // GMRES on 1 - step P K, K being the Hessian and P what an impulse displaces, or on its transpose 1 - step P^T K, for
-  // the samples that have begun one, the others waiting.
+  // GMRES on 1 - step P K, K being the Hessian, or with P transposed, for the samples that have begun it, the others
+  // waiting.
   HAMILTORCH_DEVICE void solve_krylov(const Halves<Real>& at, Real step, bool transposed) {
     Real* const image = vector(V::kImage);
     while (engine.team.any(krylov.open())) {
