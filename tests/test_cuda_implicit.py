@@ -84,14 +84,14 @@ def test_newtons_method_takes_over(device):
 @pytest.mark.parametrize("method", ["stormer_verlet", "implicit_midpoint"])
 def test_the_same_steps_as_on_the_cpu(method):
     """The kernels' own iteration, extrapolation included, also where Newton's method takes over or nothing helps."""
-    H, z0 = network(2, (16,), gain=3.0), states(24, 4)
+    H, z0 = network(2, (16,), gain=3.0), states(16, 4)
     want, expected = values(H, z0, 3, "native", method, dt=0.7, max_iterations=20)
     with emulated_gpu():
         got, info = values(H, z0, 3, "native", method, dt=0.7, max_iterations=20)
-    assert 4 < expected.converged.all(1).sum() < 24
+    assert 4 < expected.converged.all(1).sum() < 16
     # Rounding may turn a comparison, and where a step has failed, what follows is anybody's.
     both = info.converged & expected.converged
-    assert (info.converged == expected.converged)[:, 0].sum() >= 23
+    assert (info.converged == expected.converged)[:, 0].sum() >= 15
     assert (got - want).abs()[:, 1:][both].quantile(0.9) < 1e-11
     # Where Newton's method begins, the CPU evaluates once more.
     more = (expected.iterations - info.iterations)[both]
@@ -269,7 +269,7 @@ def test_hostile_solves(dtype, device):
     """Far too long steps, huge and broken states: solved, as autograd confirms, or flagged. Nothing hangs."""
     for d, dt, size in [(1, 1e-4, 1.0), (3, 5.0, 30.0), (6, 1e4, 1.0), (5, 2.0, 1e30)]:
         H = network(d, (24,), "silu", gain=2.0, dtype=dtype)
-        z0 = size * states(16, 2 * d, dtype=dtype)
+        z0 = size * states(8, 2 * d, dtype=dtype)
         z0[5, 0], z0[6, 1] = math.nan, math.inf
         there = on_device(H, z0, device, dtype)[:2]
         trajectory, info = values(*there, 2, "native", "implicit_midpoint", dt=dt, max_iterations=15)
