@@ -6,8 +6,6 @@ from those are few and large products, and torch's own: intervals of all samples
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -16,9 +14,9 @@ from torch import Tensor
 
 from . import _C
 from ._addresses import address
+from ._cuda_block import BlockCall, apart, network_arguments, on_device
 from ._del_function import Equations, Given, Gradients, Kernels, Outcome, Settings, ordered
 from ._ops import _no_cuda
-from .activations import ACTIVATIONS
 from .lagrangians import ActionMLP
 from .mlp import MLP
 
@@ -48,8 +46,8 @@ class CudaKernels(Kernels):
         if settings.steps == 0:
             outcome.trajectory[:, 0], outcome.trajectory[:, 1] = q0, q1
         elif len(q0):
-            with _apart(q0):
-                call = _Call(self.native, settings, equations, q0)
+            with apart(q0):
+                call = _call(self.native, settings, equations, q0)
                 call(self.native.cuda_del_forward, q0, q1, None if impulses is None else ordered(impulses), *outcome)
         return outcome
 
@@ -60,8 +58,8 @@ class CudaKernels(Kernels):
         batch, _, d = grad.shape
         multipliers, grad_start = torch.zeros_like(grad), grad.new_zeros(batch, 2, d)
         if grad.numel():
-            with _apart(grad):
-                call = _Call(self.native, settings, equations, trajectory[:, 0])
+            with apart(grad):
+                call = _call(self.native, settings, equations, trajectory[:, 0])
                 call(self.native.cuda_del_adjoint, trajectory, converged, grad, multipliers, grad_start)
         return multipliers, grad_start
 
@@ -69,15 +67,8 @@ class CudaKernels(Kernels):
         self, settings: Settings, equations: Equations, trajectory: Tensor, converged: Tensor, multipliers: Tensor
     ) -> Gradients:
         """Gradients by all else."""
-        with _apart(trajectory), torch.enable_grad():
+        with apart(trajectory), torch.enable_grad():
             return _gradients(equations, _Intervals(equations, trajectory, converged, multipliers))
-
-
-@contextmanager
-def _apart(q0: Tensor) -> Iterator[None]:
-    """The tensor's device is the current one, and autocast does not reach inside."""
-    with torch.cuda.device(q0.device if q0.is_cuda else -1), torch.autocast(q0.device.type, enabled=False):
-        yield
 
 
 def _plan(native: Any, q0: Tensor, hidden: tuple[int, ...]) -> Any:
@@ -93,51 +84,23 @@ def _native_plan(native: Any, dim: int, hidden: tuple[int, ...], batch: int, is_
     return native.cuda_del_plan(dim, hidden, batch, is_double, gpu)
 
 
-class _Call:
-    """A native call: the description of the rollout, and the tensors whose addresses it holds."""
-
-    def __init__(self, native: Any, settings: Settings, equations: Equations, q0: Tensor) -> None:
-        d = q0.shape[1]
-        self.device = q0.device.index or 0
-        self.stream = torch.cuda.current_stream(q0.device).cuda_stream if q0.is_cuda else 0
-        self.plan = _plan(native, q0, equations.hidden)
-        self.workspace = torch.empty(self.plan.workspace_bytes, dtype=torch.uint8, device=q0.device)
-        dt = _on_device(equations.dt, q0)
-        by_x, by_y, by_condition = (
-            part.contiguous() for part in equations.weights[0].split((d, d, equations.network.condition_dim), dim=1)
-        )
-        base = equations.biases[0]
-        if equations.condition is not None:
-            base = torch.addmm(base, equations.condition, by_condition.T)
-        kinetic, friction = equations.mass / dt, equations.damping / 2
-        diagonal = -(kinetic + friction)
-        inverse = 1 / diagonal
-        matrices = [by_y, *equations.weights[1:-1], by_x]
-        self.kept = (dt, base, kinetic, friction, diagonal, inverse, matrices)
-        self.rollout = native.CudaDelRollout(
-            q0.dtype == torch.float64,
-            d,
-            equations.hidden,
-            ACTIVATIONS[equations.activation].code,
-            [address(matrix) for matrix in matrices],
-            [address(bias) for bias in equations.biases[:-1]],
-            address(equations.weights[-1]),
-            address(base),
-            0 if equations.condition is None else base.shape[1],
-            *map(address, (kinetic, friction, diagonal, inverse, dt)),
-            settings.steps,
-            len(q0),
-            settings.tol,
-            settings.max_iterations,
-        )
-
-    def __call__(self, run: Any, *arrays: Tensor | None) -> None:
-        run(self.plan, self.rollout, *map(address, arrays), address(self.workspace), self.device, self.stream)
-
-
-def _on_device(dt: float | Tensor, q0: Tensor) -> Tensor:
-    """dt as a tensor of q0's kind, without a copy from the host where there is nothing to copy."""
-    return dt.to(q0) if isinstance(dt, Tensor) else q0.new_full((), dt)
+def _call(native: Any, settings: Settings, equations: Equations, q0: Tensor) -> BlockCall:
+    dt = on_device(equations.dt, q0)
+    arguments, kept = network_arguments(
+        equations.weights,
+        equations.biases,
+        equations.activation,
+        equations.condition,
+        q0.shape[1],
+        second_first=True,
+    )
+    kinetic, friction = equations.mass / dt, equations.damping / 2
+    diagonal = -(kinetic + friction)
+    numbers = (kinetic, friction, diagonal, 1 / diagonal, dt)
+    rollout = native.CudaDelRollout(
+        *arguments, *map(address, numbers), settings.steps, len(q0), settings.tol, settings.max_iterations
+    )
+    return BlockCall(_plan(native, q0, equations.hidden), rollout, [*kept, *numbers])
 
 
 class _Intervals:
@@ -158,7 +121,7 @@ class _Intervals:
 def _gradients(equations: Equations, intervals: _Intervals) -> Gradients:
     """Of S = -sum_k l_k . r_k: an interval has minus the derivative of L_d in the direction (u, v), and friction."""
     (rows, d), layers = intervals.x.shape, len(equations.weights)
-    dt_there = _on_device(equations.dt, equations.mass)
+    dt_there = on_device(equations.dt, equations.mass)
     fixed = (dt_there, equations.damping, equations.mass, *equations.weights, *equations.biases)
     dt, damping, mass, *parameters = leaves = [given.detach().requires_grad_() for given in fixed]
     network = MLP(tuple(parameters[:layers]), tuple(parameters[layers:]), *equations.network[2:])

@@ -1,4 +1,4 @@
-"""Torch operators over the native kernels of implicit stages: schemas, fakes, the CPU's implementation and autograd.
+"""Torch operators over the native kernels of implicit stages: schemas, fakes, CPU and CUDA implementations, autograd.
 
 As in ``_ops``, both operators are functional, and the backward is an operator of its own, so that ``torch.compile``
 traces them without looking inside.
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C
+from . import _C, _cuda_implicit
 from ._addresses import address
-from ._ops import NativeCall, empty_gradients, library, no_second_derivative, zeros_for_none
+from ._cuda_block import apart
+from ._ops import NativeCall, check_call, empty_gradients, library, no_second_derivative, zeros_for_none
 from .integrators import integrator
 from .mlp import MLP
 from .reference import RolloutInfo
@@ -87,6 +88,34 @@ def _rollout_cpu(
     return results
 
 
+@torch.library.impl(library, "implicit_rollout", "CUDA")
+def _rollout_cuda(*arguments: Any) -> Results:
+    return rollout_by_cuda(_C, *arguments)
+
+
+def rollout_by_cuda(
+    native: Any,
+    z0: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    method: str,
+    steps: int,
+    tol: float,
+    max_iterations: int,
+    recorded: bool,
+) -> Results:
+    """The operator by the CUDA kernels of ``native``: ``_C``, or the emulator of the tests."""
+    check_call(z0, dt, weights, biases, condition, steps, "float32")
+    results = _empty(z0, method, steps, recorded)
+    equations = _cuda_implicit.Equations(dt, weights, biases, condition, activation, method)
+    with apart(z0):
+        _cuda_implicit.rollout(native, equations, z0, tol, max_iterations, results)
+    return results
+
+
 def _rollout_fake(
     z0: Tensor,
     dt: Tensor,
@@ -151,6 +180,35 @@ def _rollout_backward_cpu(
     )
     if by_stage is not None:
         torch.sum(by_stage, (1, 2), out=grad_condition)
+    return grads
+
+
+@torch.library.impl(library, "implicit_rollout_backward", "CUDA")
+def _rollout_backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
+    return rollout_backward_by_cuda(_C, *arguments)
+
+
+def rollout_backward_by_cuda(
+    native: Any,
+    grad_trajectory: Tensor,
+    points: Tensor,
+    converged: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    method: str,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
+    """The backward operator likewise."""
+    _check_adjoint(grad_trajectory, points, converged, method)
+    check_call(grad_trajectory[:, 0], dt, weights, biases, condition, grad_trajectory.shape[1] - 1, "float32")
+    grads = empty_gradients(grad_trajectory, dt, weights, biases, condition)
+    for grad in (grads[1], *grads[2], *grads[3], grads[4]):
+        grad.zero_()
+    equations = _cuda_implicit.Equations(dt, weights, biases, condition, activation, method)
+    with apart(points):
+        _cuda_implicit.rollout_backward(native, equations, grad_trajectory, points, converged, grads)
     return grads
 
 

@@ -211,8 +211,8 @@ def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | N
     """None where the kernels run this rollout, else one line that says why they do not."""
     if method not in _METHODS:
         return f"method {method!r} has no kernel"
-    if method in IMPLICIT and (z0.device.type != "cpu" or (precision != "float32" and z0.dtype == torch.float32)):
-        return f"method {method!r} runs natively on the CPU, with precision 'float32'"
+    if method in IMPLICIT and precision != "float32" and z0.dtype == torch.float32:
+        return f"method {method!r} runs natively with precision 'float32'"
     if z0.device.type == "cpu":
         return None
     if z0.device.type != "cuda":
@@ -220,11 +220,15 @@ def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | N
     if _no_cuda():
         return _no_cuda()
     hidden = tuple(weight.shape[0] for weight in mlp.weights[:-1])
-    if z0.dtype == torch.float64:
+    is_double, batch, device = z0.dtype == torch.float64, z0[..., 0].numel(), z0.device.index or 0
+    if is_double:
         precision = "float64"
     try:
+        if method in IMPLICIT:
+            cuda_plans.implicit_plan(_C, mlp.dim // 2, hidden, batch, method, is_double, device)
+            return None
         for adjoint in (False, True):
-            cuda_plans.native_plans(_C, hidden, z0[..., 0].numel(), method, precision, adjoint, z0.device.index or 0)
+            cuda_plans.native_plans(_C, hidden, batch, method, precision, adjoint, device)
     except ValueError as reason:
         return str(reason)
     return None

@@ -31,12 +31,13 @@ class Sin(nn.Module):
 
 @dataclass(frozen=True)
 class Activation:
-    """One activation: its code in the native kernels, its torch module, its value and its derivative."""
+    """One activation: its code in the native kernels, its torch module, its value and its two derivatives."""
 
     code: int
     module: type[nn.Module]
     value: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor], Tensor]
+    second: Callable[[Tensor], Tensor]
     recognises: Callable[[Any], bool] = lambda module: True
 
 
@@ -44,8 +45,17 @@ def _softplus_derivative(a: Tensor) -> Tensor:
     return torch.where(a > SOFTPLUS_THRESHOLD, torch.ones_like(a), torch.sigmoid(a))
 
 
+def _softplus_second(a: Tensor) -> Tensor:
+    return torch.where(a > SOFTPLUS_THRESHOLD, 0, torch.sigmoid(a) * torch.sigmoid(-a))
+
+
 def _tanh_derivative(a: Tensor) -> Tensor:
     return 1 - torch.tanh(a).square()
+
+
+def _tanh_second(a: Tensor) -> Tensor:
+    value = torch.tanh(a)
+    return -2 * value * (1 - value.square())
 
 
 def _silu_derivative(a: Tensor) -> Tensor:
@@ -53,9 +63,22 @@ def _silu_derivative(a: Tensor) -> Tensor:
     return s * (1 + a * (1 - s))
 
 
+def _silu_second(a: Tensor) -> Tensor:
+    s, falling = torch.sigmoid(a), torch.sigmoid(-a)
+    return s * falling * (2 + a * (falling - s))
+
+
 def _gelu_derivative(a: Tensor) -> Tensor:
     density = torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
     return 0.5 * (1 + torch.erf(a / math.sqrt(2))) + a * density
+
+
+def _gelu_second(a: Tensor) -> Tensor:
+    return torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi) * (2 - a * a)
+
+
+def _sin_second(a: Tensor) -> Tensor:
+    return -torch.sin(a)
 
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -64,12 +87,13 @@ ACTIVATIONS: dict[str, Activation] = {
         nn.Softplus,
         F.softplus,
         _softplus_derivative,
+        _softplus_second,
         lambda module: (module.beta, module.threshold) == (1, SOFTPLUS_THRESHOLD),
     ),
-    "tanh": Activation(1, nn.Tanh, torch.tanh, _tanh_derivative),
-    "silu": Activation(2, nn.SiLU, F.silu, _silu_derivative),
-    "gelu": Activation(3, nn.GELU, F.gelu, _gelu_derivative, lambda module: module.approximate == "none"),
-    "sin": Activation(4, Sin, torch.sin, torch.cos),
+    "tanh": Activation(1, nn.Tanh, torch.tanh, _tanh_derivative, _tanh_second),
+    "silu": Activation(2, nn.SiLU, F.silu, _silu_derivative, _silu_second),
+    "gelu": Activation(3, nn.GELU, F.gelu, _gelu_derivative, _gelu_second, lambda module: module.approximate == "none"),
+    "sin": Activation(4, Sin, torch.sin, torch.cos, _sin_second),
 }
 
 

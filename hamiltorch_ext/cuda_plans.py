@@ -158,6 +158,16 @@ def native_plans(
     return plans
 
 
+@lru_cache(maxsize=256)
+def implicit_plan(
+    native: Any, dim: int, hidden: tuple[int, ...], batch: int, method: str, is_double: bool, device: int
+) -> Any:
+    """Where a rollout by implicit stages of q and p, ``dim`` numbers each, finds things; ValueError says why it cannot
+    be run."""
+    stages = len(integrator(method).stages)
+    return native.cuda_implicit_plan(dim, hidden, batch, stages, is_double, native.gpu_description(device))
+
+
 def _described(plan: Any, adjoint: bool) -> Plan:
     return Plan(
         team=TEAMS[plan.team],

@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from hamiltorch_ext import _C, HamiltonianMLP, _layer1, _ops, variational
+from hamiltorch_ext import _C, HamiltonianMLP, _implicit_ops, _layer1, _ops, variational
 from hamiltorch_ext._cuda_del import CudaKernels
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,9 +34,9 @@ GUARD = 4096  # bytes on either side of a workspace, which nobody may write
 
 @dataclass(frozen=True)
 class Emulator:
-    """The native module as ``_layer1`` and ``_cuda_del`` see it, on a device of the test's choice: compute capability,
-    multiprocessors, and bytes of shared memory in a block; another for backward passes if need be. ``seed`` is of the
-    order in which the threads run."""
+    """The native module as its callers see it, on a device of the test's choice: compute capability, multiprocessors,
+    and bytes of shared memory in a block; another for backward passes if need be. ``seed`` is of the order in which the
+    threads run."""
 
     gpu: Gpu = (90, 8, 232448)
     adjoint_gpu: Gpu | None = None
@@ -70,6 +70,15 @@ class Emulator:
 
     def cuda_del_adjoint(self, plan: Any, *arguments: Any) -> None:
         self._run(native_module().cuda_del_adjoint, plan, *arguments)
+
+    def cuda_implicit_plan(self, dim: int, hidden: Any, batch: int, stages: int, is_double: bool, gpu: Gpu) -> Any:
+        return native_module().cuda_implicit_plan(dim, hidden, batch, stages, is_double, [*gpu, 0, 0, 0, 0])
+
+    def cuda_implicit_forward(self, plan: Any, *arguments: Any) -> None:
+        self._run(native_module().cuda_implicit_forward, plan, *arguments)
+
+    def cuda_implicit_adjoint(self, plan: Any, *arguments: Any) -> None:
+        self._run(native_module().cuda_implicit_adjoint, plan, *arguments)
 
     def _run(self, call: Callable[..., None], plan: Any, *arguments: Any) -> None:
         *arguments, _, device, _ = arguments  # type: ignore[assignment]
@@ -105,6 +114,10 @@ def emulated_gpu(emulator: Emulator | None = None) -> Iterator[None]:
             warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel", UserWarning)
             library.impl("rollout", rollout)
             library.impl("rollout_backward", rollout_backward)
+            library.impl("implicit_rollout", lambda *rest: _implicit_ops.rollout_by_cuda(native, *rest))
+            library.impl(
+                "implicit_rollout_backward", lambda *rest: _implicit_ops.rollout_backward_by_cuda(native, *rest)
+            )
         torch.use_deterministic_algorithms(True)  # fills what torch.empty returns
         no_short_cut = _ops.direct_calls(_C.Direct, HamiltonianMLP, None)
         with (

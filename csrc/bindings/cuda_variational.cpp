@@ -2,12 +2,11 @@
 
 #include <pybind11/stl.h>
 
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "addresses.h"
+#include "block_description.h"
 #include "hamiltorch/cuda_variational.h"
 
 namespace py = pybind11;
@@ -15,56 +14,23 @@ namespace py = pybind11;
 namespace hamiltorch {
 namespace {
 
-// A rollout as Python describes it; T is known only when it runs.
-struct Description {
-  bool is_double;
-  int64_t dim;
-  std::vector<int64_t> widths;
-  int32_t activation;
-  std::vector<Address> weights, biases;
-  Address head, base;
-  int64_t base_stride;
-  Address kinetic, friction, diagonal, inverse, dt;
-  int64_t steps, batch;
-  double tolerance;
-  int64_t max_iterations;
+struct Description : BlockDescription {
+  Address kinetic, friction, diagonal, inverse;
 };
 
 template <class T>
 CudaDelRollout<T> rollout(const Description& d) {
   CudaDelRollout<T> result{};
-  result.dim = d.dim;
-  result.widths = d.widths;
-  result.activation = static_cast<Activation>(d.activation);
-  for (const Address weight : d.weights) result.weights.push_back(pointer<T>(weight));
-  for (const Address bias : d.biases) result.biases.push_back(pointer<T>(bias));
-  result.head = pointer<T>(d.head);
-  result.base = pointer<T>(d.base);
-  result.base_stride = d.base_stride;
+  d.fill(&result);
   result.kinetic = pointer<T>(d.kinetic);
   result.friction = pointer<T>(d.friction);
   result.diagonal = pointer<T>(d.diagonal);
   result.inverse = pointer<T>(d.inverse);
-  result.dt = pointer<T>(d.dt);
-  result.steps = d.steps;
-  result.batch = d.batch;
-  result.tolerance = static_cast<T>(d.tolerance);
-  result.max_iterations = d.max_iterations;
   return result;
 }
 
-void check(int error) {
-  if (error) throw std::runtime_error(std::string("the CUDA rollout failed: ") + cuda_error_text(error));
-}
-
-struct Place {
-  Address workspace;
-  int device;
-  Address stream;
-};
-
 template <class T>
-void forward(const CudaDelPlan& plan, const Description& d, Address q0, Address q1, Address impulses,
+void forward(const CudaBlockPlan& plan, const Description& d, Address q0, Address q1, Address impulses,
              Address trajectory, Address converged, Address iterations, Address residual, Address smallest_pivot,
              const Place& place) {
   const DelArrays<T> arrays = {pointer<T>(q0),
@@ -76,46 +42,44 @@ void forward(const CudaDelPlan& plan, const Description& d, Address q0, Address 
                                pointer<T>(residual),
                                pointer<T>(smallest_pivot)};
   const py::gil_scoped_release release;
-  check(cuda_del_forward(plan, rollout<T>(d), arrays, pointer<void>(place.workspace), place.device,
-                         pointer<void>(place.stream)));
+  check_call(cuda_del_forward(plan, rollout<T>(d), arrays, pointer<void>(place.workspace), place.device,
+                              pointer<void>(place.stream)));
 }
 
 template <class T>
-void adjoint(const CudaDelPlan& plan, const Description& d, Address trajectory, Address converged,
+void adjoint(const CudaBlockPlan& plan, const Description& d, Address trajectory, Address converged,
              Address grad_trajectory, Address multipliers, Address grad_start, const Place& place) {
   const DelAdjointArrays<T> arrays = {pointer<T>(trajectory), pointer<uint8_t>(converged), pointer<T>(grad_trajectory),
                                       pointer<T>(multipliers), pointer<T>(grad_start)};
   const py::gil_scoped_release release;
-  check(cuda_del_adjoint(plan, rollout<T>(d), arrays, pointer<void>(place.workspace), place.device,
-                         pointer<void>(place.stream)));
+  check_call(cuda_del_adjoint(plan, rollout<T>(d), arrays, pointer<void>(place.workspace), place.device,
+                              pointer<void>(place.stream)));
 }
 
 Description description(bool is_double, int64_t dim, std::vector<int64_t> widths, int32_t activation,
                         std::vector<Address> weights, std::vector<Address> biases, Address head, Address base,
                         int64_t base_stride, Address kinetic, Address friction, Address diagonal, Address inverse,
                         Address dt, int64_t steps, int64_t batch, double tolerance, int64_t max_iterations) {
-  if (activation < 0 || activation >= kActivations)
-    throw py::value_error("activation must be a code below " + std::to_string(kActivations) + ", got " +
-                          std::to_string(activation));
-  if (widths.empty() || widths.size() >= static_cast<size_t>(kMostHidden) || weights.size() != widths.size() + 1 ||
-      biases.size() != widths.size())
-    throw py::value_error("biases must be as many as hidden widths, 1 to " + std::to_string(kMostHidden - 1) +
-                          ", and weights one more");
-  return {is_double, dim,         std::move(widths), activation,    std::move(weights), std::move(biases), head,
-          base,      base_stride, kinetic,           friction,      diagonal,           inverse,           dt,
-          steps,     batch,       tolerance,         max_iterations};
+  Description d{{is_double, dim, std::move(widths), activation, std::move(weights), std::move(biases), head, base,
+                 base_stride, dt, steps, batch, tolerance, max_iterations},
+                kinetic,
+                friction,
+                diagonal,
+                inverse};
+  d.check();
+  return d;
 }
 
 }  // namespace
 
 void bind_cuda_variational(py::module_& m) {
-  py::class_<CudaDelPlan>(m, "CudaDelPlan", py::module_local(),
-                          "Where the blocks of a discrete Euler-Lagrange rollout on a GPU find things.")
-      .def_readonly("weights", &CudaDelPlan::weights)
-      .def_readonly("vectors_global", &CudaDelPlan::vectors_global)
-      .def_readonly("blocks", &CudaDelPlan::blocks)
-      .def_readonly("shared_bytes", &CudaDelPlan::shared_bytes)
-      .def_readonly("workspace_bytes", &CudaDelPlan::workspace_bytes);
+  py::class_<CudaBlockPlan>(m, "CudaBlockPlan", py::module_local(),
+                            "Where the blocks of a rollout on a GPU whose steps are equations find things.")
+      .def_readonly("weights", &CudaBlockPlan::weights)
+      .def_readonly("vectors_global", &CudaBlockPlan::vectors_global)
+      .def_readonly("blocks", &CudaBlockPlan::blocks)
+      .def_readonly("shared_bytes", &CudaBlockPlan::shared_bytes)
+      .def_readonly("workspace_bytes", &CudaBlockPlan::workspace_bytes);
 
   py::class_<Description>(m, "CudaDelRollout", py::module_local(),
                           "A discrete Lagrangian and the size of a rollout, as CudaDelRollout in "
@@ -128,11 +92,9 @@ void bind_cuda_variational(py::module_& m) {
   m.def(
       "cuda_del_plan",
       [](int64_t dim, std::vector<int64_t> widths, int64_t batch, bool is_double, const std::vector<int>& gpu) {
-        if (gpu.size() != 7) throw py::value_error("gpu must be what gpu_description returns: 7 numbers");
-        CudaDelPlan plan{};
+        CudaBlockPlan plan{};
         std::string why;
-        if (!cuda_del_plan({dim, std::move(widths), batch, is_double},
-                           {gpu[0], gpu[1], gpu[2], {gpu[3], gpu[4], gpu[5], gpu[6]}}, &plan, &why))
+        if (!cuda_del_plan({dim, std::move(widths), batch, is_double}, described_gpu(gpu), &plan, &why))
           throw py::value_error(why);
         return plan;
       },
@@ -140,7 +102,7 @@ void bind_cuda_variational(py::module_& m) {
       py::arg("batch"), py::arg("is_double"), py::arg("gpu"));
   m.def(
       "cuda_del_forward",
-      [](const CudaDelPlan& plan, const Description& rollout, Address q0, Address q1, Address impulses,
+      [](const CudaBlockPlan& plan, const Description& rollout, Address q0, Address q1, Address impulses,
          Address trajectory, Address converged, Address iterations, Address residual, Address smallest_pivot,
          Address workspace, int device, Address stream) {
         (rollout.is_double ? forward<double> : forward<float>)(plan, rollout, q0, q1, impulses, trajectory, converged,
@@ -152,7 +114,7 @@ void bind_cuda_variational(py::module_& m) {
       py::arg("smallest_pivot"), py::arg("workspace"), py::arg("device"), py::arg("stream"));
   m.def(
       "cuda_del_adjoint",
-      [](const CudaDelPlan& plan, const Description& rollout, Address trajectory, Address converged,
+      [](const CudaBlockPlan& plan, const Description& rollout, Address trajectory, Address converged,
          Address grad_trajectory, Address multipliers, Address grad_start, Address workspace, int device,
          Address stream) {
         (rollout.is_double ? adjoint<double> : adjoint<float>)(plan, rollout, trajectory, converged, grad_trajectory,

@@ -1,9 +1,11 @@
 // The CUDA kernels' bindings over the emulator: a module for tests only, never installed.
 #include "chain.h"
+#include "cuda_implicit.h"
 #include "cuda_variational.h"
 
 PYBIND11_MODULE(hamiltorch_emulator, m) {
   m.doc() = "The CUDA kernels of hamiltorch_ext on the CPU, one fiber for each GPU thread. For tests.";
   hamiltorch::bind_chain(m);
   hamiltorch::bind_cuda_variational(m);
+  hamiltorch::bind_cuda_implicit(m);
 }

@@ -15,16 +15,11 @@
 #include "curvature.h"
 #include "factors.h"
 #include "hamiltorch/implicit.h"
+#include "hamiltorch/iteration.h"
 #include "linear.h"
 
 namespace hamiltorch {
 namespace {
-
-inline constexpr int kDifferences = 4;        // a solve starts from a cubic through what the last steps found
-inline constexpr int kHistory = 2;            // iterates that Anderson's acceleration remembers
-inline constexpr double kSlowly = 0.7;        // what an iteration may leave of the residual before Newton's takes over
-inline constexpr double kIndependent = 1e-3;  // of two changes' Gram determinant, below which they say the same
-inline constexpr int kLeastRoundings = 4;     // of a's largest entry: no residual is asked to be smaller
 
 template <class T>
 struct ImplicitTile {
@@ -40,7 +35,7 @@ struct ImplicitTile {
   Tile<T> s, r;                              // [width]: W_1q q + base and W_1p p
   Tile<T> displacement, residual, impulses;  // [width]: D, what the equations leave of it, and x
   Tile<T> images[kHistory], residuals[kHistory];
-  Tile<T>* differences;  // [stages][kDifferences]: of the stage's D from step to step, backward, D itself first
+  Tile<T>* differences;  // [stages][kMostDifferences]: of the stage's D from step to step, backward, D itself first
   Tile<T> sums;          // layer-1 space: [(chunk + 1) rows][width], impulses so far after some steps
   Curvature<T> kept;
   Krylov<T> krylov;

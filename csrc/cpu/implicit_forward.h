@@ -50,8 +50,8 @@ ImplicitTile<T> take_implicit_tile(Arena& arena, const ImplicitJob<T>& job, Impl
                             &tile.impulses,  &tile.step,      &tile.tried,        &tile.tried_residual,
                             &tile.images[0], &tile.images[1], &tile.residuals[0], &tile.residuals[1]};
   for (Tile<T>* each : whole) *each = take(width);
-  tile.differences = arena.take<Tile<T>>(stages * kDifferences);
-  for (int64_t i = 0; i < stages * kDifferences; ++i) {
+  tile.differences = arena.take<Tile<T>>(stages * kMostDifferences);
+  for (int64_t i = 0; i < stages * kMostDifferences; ++i) {
     const Tile<T> difference = take(width);
     if (tile.differences) tile.differences[i] = difference;
   }
@@ -205,12 +205,12 @@ void write_summed_states(const ImplicitJob<T>& job, const ImplicitTile<T>& tile,
 // backward differences. As many of them are taken as shrink, by half at least: more would follow what is not smooth.
 template <class T>
 void extrapolate(const ImplicitTile<T>& tile, int64_t k, int64_t rows, int64_t width) {
-  const Tile<T>* const differences = tile.differences + k * kDifferences;
+  const Tile<T>* const differences = tile.differences + k * kMostDifferences;
   for (int64_t r = 0; r < rows; ++r) {
     T* const start = tile.displacement.row(r);
     for_vectors<T>(width, [&](int64_t c) { store(start + c, load(differences[0].row(r) + c)); });
     T square = inner(start, start, width);
-    for (int j = 1; j < kDifferences; ++j) {
+    for (int j = 1; j < kMostDifferences; ++j) {
       const T* const term = differences[j].row(r);
       const T next = inner(term, term, width);
       if (!(next < square / 4)) break;
@@ -223,11 +223,11 @@ void extrapolate(const ImplicitTile<T>& tile, int64_t k, int64_t rows, int64_t w
 // Adds what stage k has found in step n to its differences; those that need earlier steps than there are stay zero.
 template <class T>
 void remember(const ImplicitTile<T>& tile, int64_t k, int64_t n, int64_t rows, int64_t width) {
-  const Tile<T>* const differences = tile.differences + k * kDifferences;
+  const Tile<T>* const differences = tile.differences + k * kMostDifferences;
   for (int64_t r = 0; r < rows; ++r)
     for_vectors<T>(width, [&](int64_t c) {
       Vec<T> newest = load(tile.displacement.row(r) + c);
-      for (int64_t j = 0; j < kDifferences; ++j) {
+      for (int64_t j = 0; j < kMostDifferences; ++j) {
         T* const at = differences[j].row(r) + c;
         const Vec<T> before = load(at);
         store(at, newest);
@@ -257,7 +257,7 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, int64
   write_state(0);
   find_arguments(job, tile, rows, worker);
   for (int64_t r = 0; r < rows; ++r) tile.alive[r] = 1;
-  for (int64_t i = 0; i < stages * kDifferences; ++i)
+  for (int64_t i = 0; i < stages * kMostDifferences; ++i)
     clear(tile.differences[i].data, rows * tile.differences[i].stride);
   if (job.plan.layer1) clear(tile.sums.data, rows * tile.sums.stride);
   int64_t pending = 0;  // steps whose states are still to be made

@@ -33,13 +33,17 @@ class Column {
   HAMILTORCH_DEVICE Real dot(const Real* x, const Real* y) const {
     return sum([&](int row) { return x[row] * y[row]; });
   }
-  // Not a number where an entry is none.
-  HAMILTORCH_DEVICE Real largest(const Real* x) const {
+  // The largest magnitude; not a number where a term is none.
+  template <class Term>
+  HAMILTORCH_DEVICE Real largest_of(Term term) const {
     Real most = 0;
     const auto add = [&](Real other) { most = most != most || other <= most ? most : other; };
-    for_rows([&](int row) { add(fabs(x[row])); });
+    for_rows([&](int row) { add(fabs(term(row))); });
     for (int mask = 16; mask > 0; mask >>= 1) add(warp_shuffle_xor(most, mask));
     return most;
+  }
+  HAMILTORCH_DEVICE Real largest(const Real* x) const {
+    return largest_of([&](int row) { return x[row]; });
   }
   // Euclidean. Where the squares leave the range of numbers, those of x over its largest entry do not.
   HAMILTORCH_DEVICE Real norm(const Real* x) const {

@@ -1,9 +1,10 @@
 // One evaluation of a network of states on a team of one, which keeps what products with its Hessian need, and those
-// products: csrc/cpu/curvature.h, for all columns of the block at once. N sees a state y through a_1 = from_x + W y.
+// products: csrc/cpu/curvature.h, for all columns of the block at once. What is settled enters layer 0 as `enter(sink)`
+// says, which gives a_1, or for a product its change, to the sink.
 #pragma once
+#include "block_layout.h"
 #include "engine.h"
 #include "network.h"
-#include "variational_layout.h"
 
 namespace hamiltorch {
 
@@ -13,7 +14,7 @@ HAMILTORCH_DEVICE typename Engine::Real* kept_at(Engine& engine, Kept which, int
   return engine.kept(layer) + (which * rows + row) * Engine::kColumns + 2 * pair;
 }
 template <class Engine>
-HAMILTORCH_DEVICE typename Engine::Real* first_layer_at(Engine& engine, FirstLayer which, int row, int pair) {
+HAMILTORCH_DEVICE typename Engine::Real* first_layer_at(Engine& engine, int which, int row, int pair) {
   return engine.state(which) + row * Engine::kColumns + 2 * pair;
 }
 
@@ -22,9 +23,23 @@ HAMILTORCH_DEVICE Two times(Two a, Two b) {
   return {a.x * b.x, a.y * b.y};
 }
 
-// y is settled, and enters by `matrix`. Ends with dN/da_1 settled.
+// As it is: the argument of layer 0 itself.
 template <class Engine>
-HAMILTORCH_DEVICE void evaluate_curvature(Engine& engine, int matrix) {
+HAMILTORCH_DEVICE auto as_it_is(Engine& engine) {
+  return [&engine](auto sink) {
+    engine.for_own(0, [&](int row, int pair) {
+      sink(row, pair, load_two(engine.own_rows() + row * engine.layout.stride + 2 * pair));
+    });
+  };
+}
+template <class Engine>
+HAMILTORCH_DEVICE auto by_matrix(Engine& engine, int matrix) {
+  return [&engine, matrix](auto sink) { engine.dense(matrix, sink); };
+}
+
+// Ends with dN/da_1 settled.
+template <class Engine, class Enter>
+HAMILTORCH_DEVICE void evaluate_curvature(Engine& engine, Enter enter) {
   using Two = typename Engine::Two;
   using Real = typename Engine::Real;
   const StateLayout& layout = engine.layout;
@@ -48,10 +63,7 @@ HAMILTORCH_DEVICE void evaluate_curvature(Engine& engine, int matrix) {
       leave_delta(layer, row, pair, times(first, {head, head}));
     }
   };
-  engine.dense(matrix, [&](int row, int pair, Two a) {
-    add_two(a, load_two(first_layer_at(engine, kFromX, row, pair)));
-    pass(0, row, pair, a);
-  });
+  enter([&](int row, int pair, Two a) { pass(0, row, pair, a); });
   engine.settle();
   HAMILTORCH_NO_UNROLL
   for (int layer = 1; layer <= top; ++layer) {
@@ -72,9 +84,9 @@ HAMILTORCH_DEVICE void evaluate_curvature(Engine& engine, int matrix) {
   }
 }
 
-// A direction is settled, and enters by `matrix`. Ends with the change of dN/da_1 in it settled.
-template <class Engine>
-HAMILTORCH_DEVICE void multiply_hessian(Engine& engine, int matrix) {
+// Ends with the change of dN/da_1 in the direction that is settled, settled.
+template <class Engine, class Enter>
+HAMILTORCH_DEVICE void multiply_hessian(Engine& engine, Enter enter) {
   using Two = typename Engine::Two;
   const int top = engine.layout.hidden - 1;
   // Up goes s'(a) da; at the top it turns round as s''(a) dN/dh da.
@@ -83,7 +95,7 @@ HAMILTORCH_DEVICE void multiply_hessian(Engine& engine, int matrix) {
     engine.publish_to_self(row, pair,
                            times(a, load_two(kept_at(engine, layer < top ? kFirst : kSecond, layer, row, pair))));
   };
-  engine.dense(matrix, [&](int row, int pair, Two a) { pass(0, row, pair, a); });
+  enter([&](int row, int pair, Two a) { pass(0, row, pair, a); });
   engine.settle();
   HAMILTORCH_NO_UNROLL
   for (int layer = 1; layer <= top; ++layer) {

@@ -1,9 +1,8 @@
 // GMRES for one sample, by a warp. It asks for one product with the matrix at a time, so that all samples of a block
 // share every product. After kMostDirections it begins anew with what is left, as long as that pays.
 #pragma once
+#include "block_layout.h"
 #include "column.h"
-#include "hamiltorch/iteration.h"
-#include "variational_layout.h"
 
 namespace hamiltorch {
 

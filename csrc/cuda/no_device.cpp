@@ -1,6 +1,7 @@
 // Stands in for the CUDA part where no CUDA compiler was found.
 #include <cstring>
 
+#include "hamiltorch/cuda_implicit.h"
 #include "hamiltorch/cuda_rollout.h"
 #include "hamiltorch/cuda_variational.h"
 #include "hamiltorch/device.h"
@@ -41,22 +42,43 @@ template int cuda_chain_backward(const CudaPlan&, const ChainNetwork<double>&, c
                                  void*);
 
 template <class T>
-int cuda_del_forward(const CudaDelPlan&, const CudaDelRollout<T>&, const DelArrays<T>&, void*, int, void*) {
+int cuda_del_forward(const CudaBlockPlan&, const CudaDelRollout<T>&, const DelArrays<T>&, void*, int, void*) {
   return -1;
 }
 
 template <class T>
-int cuda_del_adjoint(const CudaDelPlan&, const CudaDelRollout<T>&, const DelAdjointArrays<T>&, void*, int, void*) {
+int cuda_del_adjoint(const CudaBlockPlan&, const CudaDelRollout<T>&, const DelAdjointArrays<T>&, void*, int, void*) {
   return -1;
 }
 
-template int cuda_del_forward(const CudaDelPlan&, const CudaDelRollout<float>&, const DelArrays<float>&, void*, int,
+template int cuda_del_forward(const CudaBlockPlan&, const CudaDelRollout<float>&, const DelArrays<float>&, void*, int,
                               void*);
-template int cuda_del_forward(const CudaDelPlan&, const CudaDelRollout<double>&, const DelArrays<double>&, void*, int,
+template int cuda_del_forward(const CudaBlockPlan&, const CudaDelRollout<double>&, const DelArrays<double>&, void*, int,
                               void*);
-template int cuda_del_adjoint(const CudaDelPlan&, const CudaDelRollout<float>&, const DelAdjointArrays<float>&, void*,
+template int cuda_del_adjoint(const CudaBlockPlan&, const CudaDelRollout<float>&, const DelAdjointArrays<float>&, void*,
                               int, void*);
-template int cuda_del_adjoint(const CudaDelPlan&, const CudaDelRollout<double>&, const DelAdjointArrays<double>&, void*,
-                              int, void*);
+template int cuda_del_adjoint(const CudaBlockPlan&, const CudaDelRollout<double>&, const DelAdjointArrays<double>&,
+                              void*, int, void*);
+
+template <class T>
+int cuda_implicit_forward(const CudaBlockPlan&, const CudaImplicitRollout<T>&, const ImplicitArrays<T>&, void*, int,
+                          void*) {
+  return -1;
+}
+
+template <class T>
+int cuda_implicit_adjoint(const CudaBlockPlan&, const CudaImplicitRollout<T>&, const ImplicitAdjointArrays<T>&, void*,
+                          int, void*) {
+  return -1;
+}
+
+template int cuda_implicit_forward(const CudaBlockPlan&, const CudaImplicitRollout<float>&,
+                                   const ImplicitArrays<float>&, void*, int, void*);
+template int cuda_implicit_forward(const CudaBlockPlan&, const CudaImplicitRollout<double>&,
+                                   const ImplicitArrays<double>&, void*, int, void*);
+template int cuda_implicit_adjoint(const CudaBlockPlan&, const CudaImplicitRollout<float>&,
+                                   const ImplicitAdjointArrays<float>&, void*, int, void*);
+template int cuda_implicit_adjoint(const CudaBlockPlan&, const CudaImplicitRollout<double>&,
+                                   const ImplicitAdjointArrays<double>&, void*, int, void*);
 
 }  // namespace hamiltorch

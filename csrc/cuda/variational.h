@@ -1,24 +1,18 @@
-// What a discrete Euler-Lagrange rollout and its adjoint have in common: eight samples on a block, a column of every
-// product each, and each a warp, which decides for its sample alone. Samples share products, nothing else; the block
-// goes on as long as one of them has need.
+// What a discrete Euler-Lagrange rollout and its adjoint have in common.
 #pragma once
+#include "block.h"
 #include "broyden.h"
 #include "curvature.h"
+#include "hamiltorch/cuda_variational.h"
 #include "krylov.h"
 #include "variational_layout.h"
 
 namespace hamiltorch {
 
-// A rollout as the kernels see it: plain data that travels as a parameter. Arrays as in CudaDelRollout.
+// Arrays as in CudaDelRollout.
 template <class T>
-struct DelTask : Parameters<T> {
-  const T* base;
-  int64_t base_stride;
+struct DelTask : BlockTask<T> {
   const T *kinetic, *friction, *diagonal, *inverse;
-  const T* dt;
-  int64_t steps, batch;
-  T tolerance;
-  int64_t max_iterations;
 };
 
 template <class Engine>
@@ -26,7 +20,6 @@ class DelBlock {
  public:
   using Real = typename Engine::Real;
   using Two = typename Engine::Two;
-  static_assert(Engine::kColumns == kWarps, "a warp for each column");
 
   HAMILTORCH_DEVICE DelBlock(Engine& engine, const DelTask<Real>& task)
       : engine(engine),
@@ -41,23 +34,21 @@ class DelBlock {
 
   HAMILTORCH_DEVICE Real* vector(int which) const { return column.vector(which); }
 
-  // What every warp gives for its sample's rows is settled: the next product's input.
+  // What every warp gives for its sample's state is settled.
   template <class Value>
   HAMILTORCH_DEVICE void settle(Value value) const {
-    const int rows = engine.layout.tiles[engine.layout.hidden] * kTile;
-    HAMILTORCH_NO_UNROLL
-    for (int row = engine.team.lane(); row < rows; row += 32)
-      engine.publish_one_to_self(row, engine.team.warp(), row < dim ? value(row) : Real(0));
-    engine.settle();
+    settle_columns(engine, engine.layout.hidden, value);
   }
-
   // A product's sink: into this vector of each sample.
-  HAMILTORCH_DEVICE auto to(int which) const {
-    Real* const first = engine.more() + which * dim;
-    return [first, this](int row, int pair, Two value) {
-      if (row >= dim) return;
-      first[2 * pair * column_size + row] = value.x;
-      first[(2 * pair + 1) * column_size + row] = value.y;
+  HAMILTORCH_DEVICE auto to(int which) const { return into_columns(engine, which * dim, dim, column_size); }
+
+  // y, which is settled, to layer 0.
+  HAMILTORCH_DEVICE auto enter_y() const {
+    return [this](auto sink) {
+      engine.dense(by_y, [&](int row, int pair, Two a) {
+        add_two(a, load_two(first_layer_at(engine, kFromX, row, pair)));
+        sink(row, pair, a);
+      });
     };
   }
 

@@ -51,7 +51,7 @@ class DelAdjoint {
       });
       block_.begin_interval(first);
       block_.settle([&](int row) { return vector(kY)[row]; });
-      evaluate_curvature(engine, block_.by_y);
+      evaluate_curvature(engine, block_.enter_y());
       solve(k >= 0 && converged);
       if (inside && k >= 0)
         block_.column.for_rows(
@@ -76,7 +76,7 @@ class DelAdjoint {
     int enters = block_.by_y;
     do {
       block_.settle([&](int row) { return entering(row); });
-      multiply_hessian(engine, enters);
+      multiply_hessian(engine, by_matrix(engine, enters));
       engine.transposed(block_.by_y, engine.own_rows(), block_.to(kOut));
       engine.team.sync_block();
       engine.transposed(block_.by_x, engine.own_rows(), block_.to(kImage));

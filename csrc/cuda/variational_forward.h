@@ -91,7 +91,7 @@ class DelForward {
     Engine& engine = block_.engine;
     do {
       block_.settle([&](int row) { return vector(kTried)[row]; });
-      evaluate_curvature(engine, block_.by_y);
+      evaluate_curvature(engine, block_.enter_y());
       engine.transposed(block_.by_x, engine.own_rows(), block_.to(kOut));
       engine.team.sync_block();
       go_on();
@@ -193,7 +193,7 @@ class DelForward {
     }
     while (engine.team.any(krylov.open())) {
       block_.settle([&](int row) { return krylov.open() ? krylov.wanted()[row] * task_.inverse[row] : Real(0); });
-      multiply_hessian(engine, block_.by_y);
+      multiply_hessian(engine, by_matrix(engine, block_.by_y));
       engine.transposed(block_.by_x, engine.own_rows(), block_.to(kOut));
       engine.team.sync_block();
       if (!krylov.open()) continue;

@@ -53,7 +53,7 @@ class Problem {
   CudaDelSize size() const { return {dim_, rollout_.widths, batch_, sizeof(T) == sizeof(double)}; }
 
   // Everything that both calls write, one after another.
-  std::vector<T> run(const CudaDelPlan& plan, uint64_t seed) const {
+  std::vector<T> run(const CudaBlockPlan& plan, uint64_t seed) const {
     const int64_t states = batch_ * steps_;
     std::vector<T> trajectory(count(batch_ * (steps_ + 2) * dim_), kNan), residual(count(states), kNan);
     std::vector<T> pivot(count(states), kNan), multipliers(count(states * dim_), kNan),
@@ -107,7 +107,7 @@ class Problem {
 template <class T>
 void every_place(const Problem<T>& problem) {
   GpuDescription gpu = {90, 2, 232448, {}};
-  CudaDelPlan plan{};
+  CudaBlockPlan plan{};
   std::string why;
   std::vector<T> first;
   while (cuda_del_plan(problem.size(), gpu, &plan, &why)) {

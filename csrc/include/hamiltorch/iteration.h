@@ -1,5 +1,5 @@
-// The rules of the discrete Euler-Lagrange iterations that the CPU's kernels and CUDA's have in common. Those of the
-// damped iteration are hamiltorch_ext/_newton.py's.
+// The rules of iterations that the CPU's kernels and CUDA's have in common: of discrete Euler-Lagrange steps, those of
+// the damped iteration being hamiltorch_ext/_newton.py's, and of implicit stages.
 #pragma once
 
 namespace hamiltorch {
@@ -13,6 +13,13 @@ inline constexpr double kLeastForcing = 1e-3, kMostForcing = 0.1;
 inline constexpr int kMostDirections = 16;  // of GMRES
 inline constexpr int kMostPairs = 16;       // of a step and its residual that Broyden's method remembers
 inline constexpr int kMostQuickSteps = 8;   // of Broyden's method, for a system of the adjoint
+
+// Implicit stages.
+inline constexpr int kMostDifferences = 4;    // a solve starts from a cubic through what the last steps found
+inline constexpr int kHistory = 2;            // iterates that Anderson's acceleration remembers
+inline constexpr double kSlowly = 0.7;        // what an iteration may leave of the residual before Newton's takes over
+inline constexpr double kIndependent = 1e-3;  // of two changes' Gram determinant, below which they say the same
+inline constexpr int kLeastRoundings = 4;     // of a's largest entry: no residual is asked to be smaller
 
 // Half of it is the largest relative error of rounding.
 template <class T>

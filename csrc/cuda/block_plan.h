@@ -1,0 +1,29 @@
+// What a plan of a rollout of eight samples on a block means in memory: the layout that the kernels get, and where the
+// workspace's parts are.
+#pragma once
+#include "hamiltorch/cuda_implicit.h"
+#include "hamiltorch/cuda_variational.h"
+#include "layout.h"
+
+namespace hamiltorch {
+
+struct BlockSize {
+  int64_t dim;                  // of a state
+  std::vector<int64_t> widths;  // hidden layers
+  int64_t batch;
+  bool is_double;
+  int first_layer_vectors;
+  int64_t column_size;  // elements of a sample
+};
+BlockSize block_size(const CudaDelSize& size);
+BlockSize block_size(const CudaImplicitSize& size);
+
+StateLayout block_layout(const CudaBlockPlan& plan, const BlockSize& size);
+
+// In bytes from the workspace's beginning.
+struct BlockWorkspaceParts {
+  int64_t packed, vectors, total;
+};
+BlockWorkspaceParts block_workspace_parts(const CudaBlockPlan& plan, const BlockSize& size);
+
+}  // namespace hamiltorch
