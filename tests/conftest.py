@@ -7,6 +7,8 @@ import pytest
 import torch
 from helpers import DEVICES
 
+from hamiltorch_ext import _C
+
 
 @pytest.fixture(autouse=True)
 def _restore_threads():
@@ -14,6 +16,16 @@ def _restore_threads():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=_C.instruction_sets())
+def instruction_set(request):
+    """Each that this processor runs."""
+    before = _C.instruction_set()
+    _C.use_instruction_set(request.param)
+    assert _C.instruction_set() == request.param
+    yield request.param
+    _C.use_instruction_set(before)
 
 
 @pytest.fixture(params=DEVICES)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -25,6 +26,17 @@ def on(*names: str) -> pytest.MarkDecorator:
     """The devices that a test is for, where it is not for all."""
     chosen = [device for device in DEVICES if (device if isinstance(device, str) else device.values[0]) in names]
     return pytest.mark.parametrize("device", chosen, indirect=True)
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """With so many of torch's threads, which are also the native kernels'."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 
 import pytest
 import torch
-from helpers import assert_exact, assert_within, exact, float32_allowance, library, make_problem, norm, values
+from helpers import (
+    assert_exact,
+    assert_within,
+    exact,
+    float32_allowance,
+    library,
+    make_problem,
+    norm,
+    on_threads,
+    values,
+)
 
 from hamiltorch_ext import _C, HamiltonianMLP, _ops, leapfrog_rollout, rollout
 
 METHODS = ["leapfrog", "euler"]
 # (d, hidden): first width below d, just below 4/3 d (leapfrog's break-even in layer-1 space), above.
 FORMS = [(40, (33,)), (40, (33, 20)), (65, (64, 33, 7)), (27, (35, 64)), (20, (64, 33))]
-
-
-@pytest.fixture(params=_C.instruction_sets())
-def instruction_set(request):
-    before = _C.instruction_set()
-    _C.use_instruction_set(request.param)
-    yield request.param
-    _C.use_instruction_set(before)
-
-
-@contextmanager
-def threads(count: int):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -41,7 +32,7 @@ def test_values_in_every_form(d, hidden, batch, count, instruction_set):
     for method in METHODS:
         problem = make_problem(d=d, hidden=hidden, batch=(batch,), steps=9, method=method, condition_dim=2)
         want = {name: exact(problem)[name] for name in ("trajectory", "energies")}
-        with threads(count):
+        with on_threads(count):
             assert_exact(values(problem), want)
 
 
@@ -50,7 +41,7 @@ def test_values_in_every_form(d, hidden, batch, count, instruction_set):
 def test_large_network_that_is_read_in_place(batch, method, instruction_set):
     problem = make_problem(d=150, hidden=(170, 300, 65), batch=(batch,), steps=12, method=method)
     want = exact(problem)
-    with threads(2):
+    with on_threads(2):
         assert_exact(values(problem), {name: want[name] for name in ("trajectory", "energies")})
         assert_exact(library(problem), want)
         assert_exact(library(problem, recompute=True), want)
@@ -112,7 +103,7 @@ def test_prepared_weights_of_many_threads_at_once():
                 if not torch.equal(leapfrog_rollout(network, z0, 0.1, 9), want):
                     wrong.append(network)
 
-    with torch.no_grad(), threads(1):
+    with torch.no_grad(), on_threads(1):
         wants = [leapfrog_rollout(network, z0, 0.1, 9) for network in networks]
         workers = [threading.Thread(target=work, args=pair) for pair in zip(networks * 2, wants * 2, strict=True)]
         for worker in workers:
@@ -167,7 +158,7 @@ def test_backward_twice_over_one_tape():
 @pytest.mark.parametrize("batch", [1, 3, 33])
 def test_same_bits_from_run_to_run(batch, count):
     problem = make_problem(d=40, hidden=(40, 300), batch=(batch,), steps=9)
-    with threads(count):
+    with on_threads(count):
         assert_same_bits([values(problem, torch.float32) for _ in range(3)])
         assert_same_bits([library(problem, torch.float32) for _ in range(3)])
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
-from contextlib import contextmanager
 
 import pytest
 import torch
+from helpers import on_threads
 from motions import ACTIVATIONS, F64, bound_of_hessian, left_of, problem, roll, values_and_gradients
 
-from hamiltorch_ext import _C, DiscreteLagrangianMLP, MechanicalLagrangian, del_rollout
+from hamiltorch_ext import DiscreteLagrangianMLP, MechanicalLagrangian, del_rollout
 from hamiltorch_ext.lagrangians import D1, D2, ActionMLP, describe_action
 from hamiltorch_ext.mlp import ScalarMLP
 from hamiltorch_ext.variational import del_residual
@@ -19,14 +19,6 @@ from hamiltorch_ext.variational import del_residual
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-@pytest.fixture(params=_C.instruction_sets())
-def instruction_set(request):
-    before = _C.instruction_set()
-    _C.use_instruction_set(request.param)
-    yield
-    _C.use_instruction_set(before)
 
 
 def assert_same(L, arguments, steps, tolerance=1e-9, **options):
@@ -60,16 +52,6 @@ def test_threads(threads):
     L, arguments = problem(6, (64, 64), 67, 5, condition_dim=3)
     with on_threads(threads):
         assert_same(L, arguments, 5)
-
-
-@contextmanager
-def on_threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
 
 import pytest
 import torch
+from helpers import on_threads
 from stages import ACTIVATIONS, F64, METHODS, everything, network, states, values
 from torch.autograd import gradcheck
 
-from hamiltorch_ext import _C, HamiltonianMLP, diagnostics, reference, rollout
+from hamiltorch_ext import HamiltonianMLP, diagnostics, reference, rollout
 from hamiltorch_ext._implicit_ops import implicit_rollout
 from hamiltorch_ext.integrators import INTEGRATORS
 
@@ -18,24 +18,6 @@ from hamiltorch_ext.integrators import INTEGRATORS
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-@pytest.fixture(params=_C.instruction_sets())
-def instruction_set(request):
-    before = _C.instruction_set()
-    _C.use_instruction_set(request.param)
-    yield
-    _C.use_instruction_set(before)
-
-
-@contextmanager
-def on_threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def assert_same(H, z0, steps, method, tolerance=1e-10, **options):

@@ -28,25 +28,6 @@ METHODS = ["leapfrog", "euler"]
 DTYPES = [torch.float32, torch.float64]
 
 
-def instruction_sets() -> list[str]:
-    try:
-        from hamiltorch_ext import _C
-    except ImportError:
-        return ["native module"]  # and the test that asks for it fails
-    return _C.instruction_sets()
-
-
-@pytest.fixture(params=instruction_sets())
-def instruction_set(request):
-    from hamiltorch_ext import _C
-
-    before = _C.instruction_set()
-    _C.use_instruction_set(request.param)
-    assert _C.instruction_set() == request.param
-    yield request.param
-    _C.use_instruction_set(before)
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("activation", MODULE)
 def test_activation(activation, method, device):
