@@ -111,7 +111,7 @@ def _add_gradients(
         h, dh = w[part], u[part]
         a, da = torch.addmm(equations.biases[0], h, by_state.T), dh @ by_state.T
         if c is not None:
-            a = a.addmm_(c[part], by_condition.T)
+            a.addmm_(c[part], by_condition.T)
         passed, slopes = [(h, dh)], []  # what enters each layer; s'(a), and its change
         for weight, bias in zip(weights[1:-1], equations.biases[1:-1], strict=True):
             slopes.append((act.derivative(a), act.second(a) * da))
