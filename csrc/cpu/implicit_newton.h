@@ -80,7 +80,9 @@ void finish_by_newton(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, co
     for (int64_t i = 0; i < open; ++i) {
       const int32_t slot = tile.open[i];
       const T most = largest(tile.step.row(slot), width);
-      tile.solved[slot] = most <= kRoundings * kEpsilon<T> * scale_of(tile, slot, width);
+      // Of a system that is not solved the step says nothing of its length.
+      tile.solved[slot] = tile.left[slot] <= static_cast<T>(kMostForcing) * tile.length[slot] &&
+                          most <= kRoundings * kEpsilon<T> * scale_of(tile, slot, width);
       if (!tile.solved[slot] && most < static_cast<T>(__builtin_inf())) tile.trying[trying++] = slot;
     }
     open = 0;
