@@ -525,10 +525,19 @@ def check_start(z0: Tensor, dt: Tensor, steps: int) -> None:
         raise ValueError(f"steps must be zero or positive, got {steps}")
 
 
-def check_layers(z0: Tensor, dt: Tensor, weights: list[Tensor], biases: list[Tensor], condition: Tensor | None) -> None:
-    """A network of z0 (batch, dim), and what has to be where z0 is."""
+def check_layers(
+    z0: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    name: str = "",
+) -> None:
+    """A network of z0 (batch, dim), ``name`` before its lists in messages, and what has to be where z0 is."""
     if len(weights) < 2 or len(biases) != len(weights):
-        raise ValueError(f"weights and biases must be two or more each, got {len(weights)} and {len(biases)}")
+        raise ValueError(
+            f"{name}weights and {name}biases must be two or more each, got {len(weights)} and {len(biases)}"
+        )
     width = z0.shape[1]
     if condition is not None:
         if condition.ndim != 2 or condition.shape[0] != z0.shape[0]:
@@ -537,9 +546,11 @@ def check_layers(z0: Tensor, dt: Tensor, weights: list[Tensor], biases: list[Ten
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         outputs = 1 if layer == len(weights) - 1 else weight.shape[0]
         if outputs == 0 or weight.shape != (outputs, width):
-            raise ValueError(f"weights[{layer}] must have shape ({outputs or 1}, {width}), got {tuple(weight.shape)}")
+            raise ValueError(
+                f"{name}weights[{layer}] must have shape ({outputs or 1}, {width}), got {tuple(weight.shape)}"
+            )
         if bias.shape != (outputs,):
-            raise ValueError(f"biases[{layer}] must have shape ({outputs},), got {tuple(bias.shape)}")
+            raise ValueError(f"{name}biases[{layer}] must have shape ({outputs},), got {tuple(bias.shape)}")
         width = outputs
     for tensor in (dt, *weights, *biases, *(() if condition is None else (condition,))):
         if tensor.dtype != z0.dtype:

@@ -114,8 +114,8 @@ class _Call:
             raise ValueError(f"method must be one of {', '.join(map(repr, sorted(METHODS)))}, got {method!r}")
         self.kept: list[Tensor | None] = [contiguous(condition), contiguous(inverse_mass)]
 
-        def describe(weights: list[Tensor], biases: list[Tensor]) -> Any:
-            check_layers(z0[:, :d], dt, weights, biases, condition)
+        def describe(weights: list[Tensor], biases: list[Tensor], name: str) -> Any:
+            check_layers(z0[:, :d], dt, weights, biases, condition, name)
             weights, biases = [x.contiguous() for x in weights], [x.contiguous() for x in biases]
             self.kept += weights + biases
             return _C.Rollout(
@@ -134,8 +134,8 @@ class _Call:
                 False,
             )
 
-        kinetic: Any = describe(kinetic_weights, kinetic_biases) if kinetic_weights else None
-        self.rollout = _C.SeparableRollout(describe(weights, biases), kinetic, address(self.kept[1]))
+        kinetic: Any = describe(kinetic_weights, kinetic_biases, "kinetic_") if kinetic_weights else None
+        self.rollout = _C.SeparableRollout(describe(weights, biases, ""), kinetic, address(self.kept[1]))
 
 
 @torch.library.impl(library, "separable_rollout", "CPU")
@@ -158,6 +158,7 @@ def _rollout_cpu(
         z0, dt, weights, biases, kinetic_weights, kinetic_biases, inverse_mass, condition, activation, method, steps
     )
     results = trajectory, points_q, points_p = _empty(z0, method, steps, recorded)
+    assert call.rollout.evaluations == _evaluations(method, steps)  # as many points as the kernel writes
     points = (points_q.data_ptr(), points_p.data_ptr()) if recorded else (0, 0)
     _C.separable_forward(call.rollout, z0.data_ptr(), trajectory.data_ptr(), *points, torch.get_num_threads())
     return results
@@ -255,7 +256,7 @@ def _rollout_backward_cpu(
         if by_point is not None:
             grad_condition += by_point.sum(1)
     if inverse_mass is not None:
-        by_coordinate = torch.einsum("bki,bki->i", points_p, directions_p)
+        by_coordinate = (points_p * directions_p).sum((0, 1))
         torch.mul(by_coordinate, dt, out=grad_mass)
         grad_dt += (by_coordinate * inverse_mass).sum()
     return grads

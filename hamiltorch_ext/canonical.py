@@ -119,8 +119,8 @@ class _Cayley(nn.Module):
 
 def _divided(x: Tensor, matrix: Tensor) -> Tensor:
     """x matrix^-1, x being (..., n): a factorisation and no inverse, which would cost three of them."""
-    y: Tensor = torch.linalg.solve(matrix, x.reshape(-1, x.shape[-1]), left=False)
-    return y.reshape(x.shape)
+    y: Tensor = torch.linalg.solve(matrix, x.reshape(-1, x.shape[-1]).to(matrix.dtype), left=False)
+    return y.reshape(x.shape).to(x.dtype)  # autocast may have made x's another
 
 
 class _Quadratic(nn.Module):

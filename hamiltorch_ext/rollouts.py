@@ -153,7 +153,8 @@ def rollout(
             inputs are computed in float64.
         recompute: keep only the trajectory for the backward pass and evaluate the network again there: memory of
             O(steps batch dim), for about a third more time. Otherwise a rollout on the CPU also keeps
-            O(steps batch sum(hidden)) numbers, if they take at most 1 GiB.
+            O(steps batch sum(hidden)) numbers, if they take at most 1 GiB (explicit methods of a network H; others keep
+            O(steps batch dim) either way).
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
             native where the kernels know H and the device, else reference with a warning that says why. A
             ``SeparableHamiltonian`` runs natively on the CPU with "symplectic_euler", "leapfrog", "stormer_verlet" and

@@ -200,6 +200,23 @@ def test_what_does_not_contract_is_solved_by_newton(method):
         assert left[solved].abs().max() < 1e-10
 
 
+def test_a_singular_newton_matrix_is_not_a_solution():
+    """H = -4 softplus(q + p): p' = p + 4 s(q + p'), s the logistic function, whose slope is 1/4 at rest. Of these
+    starts plain iteration leads some to rest to the last bit, where Newton's matrix is zero and its step none."""
+    H = HamiltonianMLP(2, (1,), dtype=F64)
+    with torch.no_grad():
+        for parameter, value in zip(H.parameters(), (1.0, 0.0, -4.0, 0.0), strict=True):
+            parameter.fill_(value)
+    q = torch.tensor(-1.0, dtype=F64)
+    for _ in range(60):
+        q = q - (q + 4 * torch.sigmoid(q)) / (1 + 4 * torch.sigmoid(q) * torch.sigmoid(-q))
+    z0 = torch.stack((q + 2.0**-52 * torch.arange(-50, 51, dtype=F64), torch.zeros(101, dtype=F64)), -1)
+    trajectory, info = values(H, z0, 1, "native", "symplectic_euler", dt=1.0)
+    (q, p), new_p, solved = z0.T, trajectory[:, 1, 1], info.converged[:, 0]
+    left = (new_p - p - 4 * torch.sigmoid(q + new_p)).abs()
+    assert (left[solved] < 1e-10).all()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_solves_start_from_what_the_last_steps_found(method):
     """Along a smooth motion one iteration a solve is enough once four steps are known."""

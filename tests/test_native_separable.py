@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 from hamiltorch_ext import SeparableHamiltonian, diagnostics, rollout
 from hamiltorch_ext._separable_ops import METHODS, separable_rollout
 from hamiltorch_ext.integrators import INTEGRATORS
+from hamiltorch_ext.mlp import ScalarMLP
 
 METHODS = sorted(METHODS)
 KINETIC = ["mass", "identity", "mlp"]
@@ -55,15 +56,47 @@ def test_sizes(kinetic, d, hidden, batch, instruction_set):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize(("d", "hidden", "batch"), [(20, (520, 420), 2), (20, (520, 420), 40), (64, (700,), 1)])
+@pytest.mark.parametrize(("d", "hidden", "batch"), [(20, (520, 420), 2), (20, (520, 420), 20), (64, (700,), 1)])
 @pytest.mark.parametrize("kinetic", ["mass", "mlp"])
 def test_threads(kinetic, d, hidden, batch, threads):
-    """Teams share a few samples of a large network; many samples are dealt out."""
+    """Few samples of a large network are shared by a team, which reads two in torch's layout; more are dealt out."""
     with on_threads(threads):
         assert_same(
             energy(d, hidden, kinetic=kinetic, condition_dim=3), states(batch, 2 * d), 3, "yoshida4", dt=0.1,
             condition=states(batch, 3),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_many_samples_are_dealt_out(threads):
+    """To two teams, of one thread or of two."""
+    with on_threads(threads):
+        assert_same(energy(20, (520, 420), kinetic="mlp"), states(40, 40), 2, "leapfrog", dt=0.1)
+
+
+def test_networks_of_different_sizes():
+    """T's weights are told from those of another T with which V was rolled out before, whatever their sizes."""
+    H, z0 = energy(32, (64, 48), kinetic="mlp", dtype=torch.float32), states(5, 64, dtype=torch.float32)
+    for hidden in ((32, 64, 32, 32), (32, 32, 64, 32), (700, 500), (3,)):
+        torch.manual_seed(0)
+        H.kinetic_network = ScalarMLP(32, hidden, "tanh")
+        got, want = (rollout(H, z0, 0.3, 4, method="leapfrog", backend=x) for x in ("native", "reference"))
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("kinetic", KINETIC)
+def test_autocast_does_not_reach_inside(kinetic):
+    H, z0 = energy(8, kinetic=kinetic, dtype=torch.float32), states(4, 16, dtype=torch.float32).requires_grad_()
+    dt = torch.tensor(0.1, requires_grad=True)
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            trajectory = rollout(H, z0, dt, 4, method="leapfrog", backend="native")
+            results.append(
+                (trajectory, *torch.autograd.grad(trajectory.sum(), (z0, dt, *H.parameters()), allow_unused=True))
+            )
+    for plain, cast in zip(*results, strict=True):
+        assert plain is cast is None or torch.equal(plain, cast)
 
 
 @pytest.mark.parametrize("dt", [-0.2, 0.0])

@@ -72,13 +72,11 @@ std::string prepared_key(const Implementation& implementation, const Mlp<T>& net
   return bytes;
 }
 
-// Finds the memory and runs. A call asks for the instruction set once: another thread may choose another meanwhile.
-template <class T, class Run>
-void run(const Implementation& implementation, const Mlp<T>& network, bool bfloat16, const Sizes& sizes,
-         const Run& run) {
+// Finds the memory and runs. `key` tells apart all that is prepared in it.
+template <class Run>
+void run(std::string key, const Sizes& sizes, const Run& run) {
   Workspace& memory = workspace();
-  PreparedWeights weights =
-      PreparedPool::instance().take(prepared_key(implementation, network, bfloat16, sizes.layout), sizes.prepared);
+  PreparedWeights weights = PreparedPool::instance().take(std::move(key), sizes.prepared);
   const Prepared prepared = {weights.memory.get(), weights.filled};
   if (run(prepared, memory.at_least(sizes.workspace), sizes.workspace) != Status::kOk)
     throw std::runtime_error("the workspace must be as large as the kernels asked for");
@@ -97,6 +95,13 @@ inline void prefer_large_pages(void* data, size_t bytes) {
 #else
   static_cast<void>(data), static_cast<void>(bytes);
 #endif
+}
+
+// The same with one network. A call asks for the instruction set once: another thread may choose another meanwhile.
+template <class T, class Run>
+void run(const Implementation& implementation, const Mlp<T>& network, bool bfloat16, const Sizes& sizes,
+         const Run& kernel) {
+  run(prepared_key(implementation, network, bfloat16, sizes.layout), sizes, kernel);
 }
 
 template <class T>

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -46,11 +47,14 @@ struct NativeSeparable {
     rollout = {potential.rollout, kinetic ? &kinetic->rollout.network : nullptr, pointer<T>(d.inverse_mass)};
   }
 
-  // kernel(prepared, memory, size), with what one of the networks has prepared.
+  // kernel(prepared, memory, size), where the weights of V and of a network T are prepared together.
   template <class Kernel>
-  void run_with(const Mlp<T>& network, const Sizes& sizes, const Kernel& kernel) const {
+  void run_both(const Sizes& sizes, const Kernel& kernel) const {
     const py::gil_scoped_release release;
-    run(potential.implementation, network, false, sizes, kernel);
+    const Implementation& implementation = potential.implementation;
+    std::string key = prepared_key(implementation, rollout.rollout.network, false, sizes.layout);
+    if (rollout.kinetic) key += prepared_key(implementation, *rollout.kinetic, false, sizes.layout);
+    run(std::move(key), sizes, kernel);
   }
 };
 
@@ -60,7 +64,7 @@ void forward(const SeparableDescription& d, Address z0, Address trajectory, Addr
   const NativeSeparable<T> native(d);
   const SeparableArrays<T> arrays = {
       pointer<T>(z0), pointer<T>(trajectory), {pointer<T>(points_q), pointer<T>(points_p)}};
-  native.run_with(native.rollout.rollout.network, native.kernels.separable_sizes(native.rollout, false, threads),
+  native.run_both(native.kernels.separable_sizes(native.rollout, false, threads),
                   [&](const Prepared& prepared, void* memory, size_t size) {
                     return native.kernels.separable_forward(native.rollout, arrays, threads, prepared, memory, size);
                   });
@@ -74,7 +78,7 @@ void adjoint(const SeparableDescription& d, Address points_q, Address points_p, 
                                             pointer<T>(grad_trajectory),
                                             {pointer<T>(directions_q), pointer<T>(directions_p)},
                                             pointer<T>(grad_z0)};
-  native.run_with(native.rollout.rollout.network, native.kernels.separable_sizes(native.rollout, true, threads),
+  native.run_both(native.kernels.separable_sizes(native.rollout, true, threads),
                   [&](const Prepared& prepared, void* memory, size_t size) {
                     return native.kernels.separable_adjoint(native.rollout, arrays, threads, prepared, memory, size);
                   });
@@ -97,12 +101,12 @@ void gradient(const SeparableDescription& d, bool of_kinetic, Address points, Ad
   const SeparableGradientArrays<T> arrays = {pointer<T>(points),       pointer<T>(directions),
                                              weights.data(),           biases.data(),
                                              pointer<T>(gradients.dt), pointer<T>(gradients.condition)};
-  native.run_with(of_kinetic ? *native.rollout.kinetic : native.rollout.rollout.network,
-                  native.kernels.separable_gradient_sizes(native.rollout, half, threads),
-                  [&](const Prepared& prepared, void* memory, size_t size) {
-                    return native.kernels.separable_gradient(native.rollout, half, arrays, threads, prepared, memory,
-                                                             size);
-                  });
+  const py::gil_scoped_release release;
+  run(native.potential.implementation, of_kinetic ? *native.rollout.kinetic : native.rollout.rollout.network, false,
+      native.kernels.separable_gradient_sizes(native.rollout, half, threads),
+      [&](const Prepared& prepared, void* memory, size_t size) {
+        return native.kernels.separable_gradient(native.rollout, half, arrays, threads, prepared, memory, size);
+      });
 }
 
 }  // namespace

@@ -83,7 +83,10 @@ SeparableJob<T> take_separable(Arena& arena, Arena& prepared, const SeparableRol
   const int64_t d = rollout.network.dim;
   SeparableJob<T> job{};
   job.rollout = &separable;
-  job.plan = make_plan(rollout, threads, true);
+  Rollout<T> larger = rollout;
+  if (separable.kinetic && weights_of(*separable.kinetic) > weights_of(rollout.network))
+    larger.network = *separable.kinetic;
+  job.plan = make_plan(larger, threads, true);
   job.plan.whole = true;
   job.networks[kPotential] = take_network(arena, prepared, rollout.network, job.plan, false, filled);
   int64_t most = widest(rollout.network) > d ? widest(rollout.network) : d;

@@ -214,6 +214,7 @@ int main() {
       {2, 0, 0, 3, {9}, {}, Activation::kSin, kLeapfrog},
       // Few samples of a large network: threads share the columns.
       {20, 2, 2, 2, {520, 420}, {520, 420}, Activation::kSilu, kLeapfrog},
+      {20, 0, 20, 1, {520, 420}, {}, Activation::kTanh, kLeapfrog},
   };
   const Implementation* all[8];
   const int count = supported_implementations(all, 8);
