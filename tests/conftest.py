@@ -41,6 +41,11 @@ def device(request):
         yield request.param
 
 
+def pytest_configure():
+    """Numbers drawn while tests are collected are in their names, which every process must find alike."""
+    torch.manual_seed(0)
+
+
 def pytest_collection_modifyitems(config, items):
     """Skips what needs a GPU where there is none, and drops what the emulator would take too long for."""
     kept, too_large = [], []
