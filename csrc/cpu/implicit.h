@@ -5,6 +5,8 @@
 //
 //     D = theta_q W_1q W_1p^T x - theta_p W_1p W_1q^T x.
 //
+// In layer-1 space a solve may take along what the stage before has left to move: x is then both impulses there.
+//
 // That is iterated with Anderson's acceleration from an extrapolation of the last steps; samples for which it does not
 // contract go on by Newton's method (implicit_newton.h). The products with W_1 are those with G = W_1q W_1p^T where
 // that costs less and nobody needs w; where both halves are taken on the same way they are one, with G - G^T.
@@ -30,13 +32,16 @@ struct ImplicitTile {
   Tile<T> moved;                            // [lines][d]
   Tile<T> states;                           // layer-1 space: [chunk rows][d]
   // The member's own, by slot.
-  Tile<T> q, p;                              // [d]; in layer-1 space the initial state
-  Tile<T> base;                              // [width]: b_1 (+ W_1c c); stride 0 where every sample has the same
-  Tile<T> s, r;                              // [width]: W_1q q + base and W_1p p
-  Tile<T> displacement, residual, impulses;  // [width]: D, what the equations leave of it, and x
+  Tile<T> q, p;                    // [d]; in layer-1 space the initial state
+  Tile<T> base;                    // [width]: b_1 (+ W_1c c); stride 0 where every sample has the same
+  Tile<T> s, r;                    // [width]: W_1q q + base and W_1p p
+  Tile<T> displacement, impulses;  // [width]: D and x of the stage that is solved
+  Tile<T> carried;                 // the impulses of the one before that the solve takes along, or none
+  Tile<T> residual;                // [width]: what the equations leave of D
   Tile<T> images[kHistory], residuals[kHistory];
-  Tile<T>* differences;  // [stages][kMostDifferences]: of the stage's D from step to step, backward, D itself first
-  Tile<T> sums;          // layer-1 space: [(chunk + 1) rows][width], impulses so far after some steps
+  Tile<T>* displacements;  // [stages][kMostDifferences + 1]: D of the last steps and of this one, in turns
+  Tile<T> stages[2];       // impulses, in turns
+  Tile<T> sums;            // layer-1 space: [(chunk + 1) rows][width], impulses so far after some steps
   Curvature<T> kept;
   Krylov<T> krylov;
   Tile<T> step, tried, tried_residual;  // Newton's
@@ -125,6 +130,18 @@ void write_impulses(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, cons
                  [&](int64_t i, int64_t c) { store(tile.impulse.row(i) + c, step * load(delta.row(i) + c)); });
 }
 
+// image = what the impulses displace, those in the lines of tile.impulse and those carried.
+template <class T>
+void displace_impulses(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const Stage& stage, const int32_t* slots,
+                       int64_t lines, const Worker<T>& worker) {
+  if (!tile.carried.data) return displace(job, tile, stage, false, lines, tile.impulse, worker);
+  const Tile<T>& both = tile.other;  // free, where one half alone is displaced
+  for_columns<T>({0, lines}, worker.columns(job.network.first()), [&](int64_t i, int64_t c) {
+    store(both.row(i) + c, load(tile.impulse.row(i) + c) + load(tile.carried.row(slots[i]) + c));
+  });
+  displace(job, tile, stage, false, lines, both, worker);
+}
+
 // What a solved slot's error is at most.
 template <class T>
 T error_bound(const ImplicitJob<T>& job) {
@@ -157,8 +174,8 @@ template <class T>
 void accelerate(const ImplicitTile<T>& tile, int64_t slot, int64_t width, const T* image) {
   static_assert(kHistory == 2);
   const int64_t count = tile.remembered[slot]++, known = count < 2 ? count : 2, newest = (count + 1) % 2;
-  const T* const rest = tile.residual.row(slot);
   T* const to = tile.displacement.row(slot);
+  const auto rest = [&](int64_t c) { return load(image + c) - load(to + c); };
   // Changes from the newest remembered to this (1), and from the one before to the newest (2).
   T first = 0, second = 0;
   const T *rest1 = tile.residuals[newest].row(slot), *rest2 = tile.residuals[1 - newest].row(slot);
@@ -166,7 +183,7 @@ void accelerate(const ImplicitTile<T>& tile, int64_t slot, int64_t width, const 
   if (known > 0) {
     Vec<T> s11{}, s12{}, s22{}, s1{}, s2{};
     for_vectors<T>(width, [&](int64_t c) {
-      const Vec<T> f = load(rest + c), f1 = load(rest1 + c), d1 = f - f1;
+      const Vec<T> f = rest(c), f1 = load(rest1 + c), d1 = f - f1;
       s11 += d1 * d1;
       s1 += d1 * f;
       if (known == 1) return;
@@ -188,6 +205,7 @@ void accelerate(const ImplicitTile<T>& tile, int64_t slot, int64_t width, const 
   for_vectors<T>(width, [&](int64_t c) {
     const Vec<T> g = load(image + c);
     Vec<T> next = g;
+    store(kept_rest + c, rest(c));
     if (known > 0) {
       const Vec<T> g1 = load(image1 + c);
       next -= first * (g - g1);
@@ -195,7 +213,6 @@ void accelerate(const ImplicitTile<T>& tile, int64_t slot, int64_t width, const 
     }
     store(to + c, next);
     store(kept_image + c, g);
-    store(kept_rest + c, load(rest + c));
   });
 }
 
@@ -218,16 +235,16 @@ int64_t iterate(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const St
     write_arguments(job, tile, tile.open, open, tile.displacement, tile.argument, worker);
     evaluate(job.network, open, first, tile.evaluation, Record<T>{}, false, worker);
     write_impulses(job, tile, stage, open, tile.evaluation.delta[0], worker);
-    displace(job, tile, stage, false, open, tile.impulse, worker);
+    displace_impulses(job, tile, stage, tile.open, open, worker);
     const bool ends = iteration + 1 == job.rollout->max_iterations;
     int64_t still = 0;
     for (int64_t i = 0; i < open; ++i) {
       const int32_t slot = tile.open[i];
-      T *const displacement = tile.displacement.row(slot), *const rest = tile.residual.row(slot);
+      T* const displacement = tile.displacement.row(slot);
       const T* const image = tile.image.row(i);
-      for_vectors<T>(width, [&](int64_t c) { store(rest + c, load(image + c) - load(displacement + c)); });
       ++tile.iterations[slot];
-      const T most = largest(rest, width), error = tile.error[slot] = error_of(tile, slot, width, most);
+      const T most = largest_of<T>(width, [&](int64_t c) { return load(image + c) - load(displacement + c); });
+      const T error = tile.error[slot] = error_of(tile, slot, width, most);
       tile.solved[slot] = error <= least;
       const bool contracts = most <= static_cast<T>(kSlowly) * tile.length[slot];  // not where it is not a number
       if (!tile.solved[slot] && contracts && !ends) {

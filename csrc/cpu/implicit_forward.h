@@ -5,6 +5,8 @@
 namespace hamiltorch {
 namespace {
 
+inline constexpr int kTurns = kMostDifferences + 1;
+
 // Whether every stage takes both halves on the same way: then layer 1's argument is all there is to follow.
 template <class T>
 bool together(const Rollout<T>& rollout) {
@@ -46,14 +48,14 @@ ImplicitTile<T> take_implicit_tile(Arena& arena, const ImplicitJob<T>& job, Impl
   tile.at_q = take(d);
   tile.at_p = take(d);
   tile.base = network.condition.in ? take(width) : Tile<T>{network.biases ? network.biases[0] : nullptr, 0};
-  Tile<T>* const whole[] = {&tile.s,         &tile.r,         &tile.displacement, &tile.residual,
-                            &tile.impulses,  &tile.step,      &tile.tried,        &tile.tried_residual,
-                            &tile.images[0], &tile.images[1], &tile.residuals[0], &tile.residuals[1]};
+  Tile<T>* const whole[] = {&tile.s,         &tile.r,         &tile.residual,     &tile.step,
+                            &tile.tried,     &tile.images[0], &tile.images[1],    &tile.tried_residual,
+                            &tile.stages[0], &tile.stages[1], &tile.residuals[0], &tile.residuals[1]};
   for (Tile<T>* each : whole) *each = take(width);
-  tile.differences = arena.take<Tile<T>>(stages * kMostDifferences);
-  for (int64_t i = 0; i < stages * kMostDifferences; ++i) {
-    const Tile<T> difference = take(width);
-    if (tile.differences) tile.differences[i] = difference;
+  tile.displacements = arena.take<Tile<T>>(stages * kTurns);
+  for (int64_t i = 0; i < stages * kTurns; ++i) {
+    tile.displacement = take(width);
+    if (tile.displacements) tile.displacements[i] = tile.displacement;
   }
   if (job.plan.layer1) tile.sums = take_tile<T>(arena, (job.chunk + 1) * rows, width);
   tile.kept = take_curvature(arena, network, rows);
@@ -134,10 +136,10 @@ void read_samples(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const 
 }
 
 // The stage's update of s and r in layer-1 space. D tells one of them, or their sum where that is all; the other is one
-// product more.
+// product more, unless the next solve takes it along.
 template <class T>
-void advance_arguments(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const Stage& stage, int64_t rows,
-                       const Worker<T>& worker) {
+void advance_arguments(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const Stage& stage, bool handed_on,
+                       int64_t rows, const Worker<T>& worker) {
   const Network<T>& network = job.network;
   const T at_q = static_cast<T>(stage.at_q), at_p = static_cast<T>(stage.at_p);
   const auto add = [&](const Tile<T>& to, T factor, const Tile<T>& term) {
@@ -146,14 +148,14 @@ void advance_arguments(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, c
   if (network.antisymmetric) return add(tile.s, 1 / at_q, tile.displacement);
   if (at_p == 0) {
     add(tile.s, 1 / at_q, tile.displacement);
-  } else {
+  } else if (!handed_on) {
     apply(network.joined, rows, tile.impulses, tile.image, worker, no_more);
     worker.wait();
     add(tile.s, 1, tile.image);
   }
   if (at_q == 0) {
     add(tile.r, 1 / at_p, tile.displacement);
-  } else {
+  } else if (!handed_on) {
     apply_transposed(network.joined, rows, tile.impulses, tile.image, worker, no_more);
     worker.wait();
     add(tile.r, -1, tile.image);
@@ -201,86 +203,88 @@ void write_summed_states(const ImplicitJob<T>& job, const ImplicitTile<T>& tile,
   write(network.q, tile.p, -1, d);
 }
 
-// tile.displacement = where stage k's solve starts: the polynomial through D of the last steps, as the sum of their
+// tile.displacement = where a solve starts: the polynomial through D of the last `known` steps, as the sum of their
 // backward differences. As many of them are taken as shrink, by half at least: more would follow what is not smooth.
-template <class T>
-void extrapolate(const ImplicitTile<T>& tile, int64_t k, int64_t rows, int64_t width) {
-  const Tile<T>* const differences = tile.differences + k * kMostDifferences;
+// last(j, r) is D's row of j + 1 steps ago.
+template <class T, class Last>
+void extrapolate(const ImplicitTile<T>& tile, int64_t known, const Last& last, int64_t rows, int64_t width) {
   for (int64_t r = 0; r < rows; ++r) {
+    const auto differences = [&](int64_t c, Vec<T>(&of)[kMostDifferences]) {
+      for (int j = 0; j < kMostDifferences; ++j) of[j] = j < known ? load(last(j, r) + c) : Vec<T>{};
+      for (int order = 1; order < kMostDifferences; ++order)
+        for (int j = kMostDifferences - 1; j >= order; --j) of[j] = of[j - 1] - of[j];
+    };
+    Vec<T> squares[kMostDifferences] = {};
+    for_vectors<T>(width, [&](int64_t c) {
+      Vec<T> of[kMostDifferences];
+      differences(c, of);
+      for (int j = 0; j < kMostDifferences; ++j) squares[j] += of[j] * of[j];
+    });
+    int64_t terms = known > 0;
+    while (terms < known && horizontal_sum<T>(squares[terms]) < horizontal_sum<T>(squares[terms - 1]) / 4) ++terms;
     T* const start = tile.displacement.row(r);
-    for_vectors<T>(width, [&](int64_t c) { store(start + c, load(differences[0].row(r) + c)); });
-    T square = inner(start, start, width);
-    for (int j = 1; j < kMostDifferences; ++j) {
-      const T* const term = differences[j].row(r);
-      const T next = inner(term, term, width);
-      if (!(next < square / 4)) break;
-      add_scaled(start, static_cast<T>(1), term, width);
-      square = next;
-    }
+    for_vectors<T>(width, [&](int64_t c) {
+      Vec<T> of[kMostDifferences], sum{};
+      differences(c, of);
+      for (int j = 0; j < kMostDifferences; ++j) sum += j < terms ? of[j] : Vec<T>{};
+      store(start + c, sum);
+    });
   }
 }
 
-// Adds what stage k has found in step n to its differences; those that need earlier steps than there are stay zero.
 template <class T>
-void remember(const ImplicitTile<T>& tile, int64_t k, int64_t n, int64_t rows, int64_t width) {
-  const Tile<T>* const differences = tile.differences + k * kMostDifferences;
-  for (int64_t r = 0; r < rows; ++r)
-    for_vectors<T>(width, [&](int64_t c) {
-      Vec<T> newest = load(tile.displacement.row(r) + c);
-      for (int64_t j = 0; j < kMostDifferences; ++j) {
-        T* const at = differences[j].row(r) + c;
-        const Vec<T> before = load(at);
-        store(at, newest);
-        newest = j < n ? newest - before : Vec<T>{};
-      }
-    });
-}
-
-template <class T>
-void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, int64_t first_row, int64_t rows,
+void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& team, int64_t first_row, int64_t rows,
                    const Worker<T>& worker) {
   const Rollout<T>& rollout = job.rollout->rollout;
   const ImplicitArrays<T>& arrays = job.arrays;
   const int64_t d = job.network.half, dim = 2 * d, width = job.network.first();
   const int64_t steps = rollout.steps, stages = rollout.stage_count, stride = (steps + 1) * dim;
+  const Stage &first = rollout.stages[0], &last = rollout.stages[stages - 1];
   T* const trajectory = arrays.trajectory + first_row * stride;
+  ImplicitTile<T> tile = team;  // of which D, the impulses and those carried change from stage to stage
   const auto write_state = [&](int64_t n) {
     write_rows(tile.q, rows, d, trajectory + n * dim, stride, worker);
     write_rows(tile.p, rows, d, trajectory + n * dim + d, stride, worker);
   };
-  const auto sums_after = [&](int64_t i) { return tile.sums.row(i * rows); };
-  const auto copy = [&](const T* from, T* to, int64_t count) {
-    for_vectors<T>(count, [&](int64_t c) { store(to + c, load(from + c)); });
+  const auto sums_after = [&](int64_t i) { return Tile<T>{tile.sums.row(i * rows), tile.sums.stride}; };
+  const auto displacement = [&](int64_t k, int64_t n) -> const Tile<T>& {
+    return tile.displacements[k * kTurns + n % kTurns];
   };
 
   read_samples(job, tile, arrays.z0 + first_row * dim, dim, first_row, rows);
   write_state(0);
   find_arguments(job, tile, rows, worker);
   for (int64_t r = 0; r < rows; ++r) tile.alive[r] = 1;
-  for (int64_t i = 0; i < stages * kMostDifferences; ++i)
-    clear(tile.differences[i].data, rows * tile.differences[i].stride);
   if (job.plan.layer1) clear(tile.sums.data, rows * tile.sums.stride);
+  tile.carried = {};
+  int turn = 0;
   int64_t pending = 0;  // steps whose states are still to be made
   for (int64_t n = 0; n < steps; ++n) {
     for (int64_t r = 0; r < rows; ++r) {
       tile.iterations[r] = 0;
       tile.worst[r] = 0;
     }
-    if (job.plan.layer1) copy(sums_after(pending), sums_after(pending + 1), rows * tile.sums.stride);
     for (int64_t k = 0; k < stages; ++k) {
       const Stage& stage = rollout.stages[k];
-      extrapolate(tile, k, rows, width);
+      tile.displacement = displacement(k, n);
+      tile.impulses = tile.stages[turn ^= 1];
+      extrapolate(
+          tile, n < kMostDifferences ? n : kMostDifferences,
+          [&](int64_t j, int64_t r) { return displacement(k, n - 1 - j).row(r); }, rows, width);
       const int64_t slow = iterate(job, tile, stage, rows, worker);
       if (slow > 0) finish_by_newton(job, tile, stage, slow, worker);
-      remember(tile, k, n, rows, width);
       for (int64_t r = 0; r < rows; ++r) {
         tile.alive[r] = tile.alive[r] && tile.solved[r];
         if (tile.worst[r] == tile.worst[r] && !(tile.error[r] <= tile.worst[r])) tile.worst[r] = tile.error[r];
-        if (job.plan.layer1)
-          add_scaled(sums_after(pending + 1) + r * tile.sums.stride, static_cast<T>(1), tile.impulses.row(r), width);
       }
       if (job.plan.layer1) {
-        advance_arguments(job, tile, stage, rows, worker);
+        const Tile<T> before = sums_after(k ? pending + 1 : pending), after = sums_after(pending + 1);
+        for_columns<T>({0, rows}, {0, width}, [&](int64_t r, int64_t c) {
+          store(after.row(r) + c, load(before.row(r) + c) + load(tile.impulses.row(r) + c));
+        });
+        const bool ends = k + 1 == stages, handed_on = hands_on(stage, ends ? first : rollout.stages[k + 1]);
+        if (!ends || n + 1 < steps) advance_arguments(job, tile, stage, handed_on, rows, worker);
+        tile.carried = handed_on ? tile.impulses : Tile<T>{};
       } else {
         T* const points = arrays.points ? arrays.points + ((first_row * steps + n) * stages + k) * dim : nullptr;
         advance_states(job, tile, stage, rows, points, steps * stages * dim, worker);
@@ -290,8 +294,17 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, int64
       write_state(n + 1);
     } else if (++pending == job.chunk || n + 1 == steps) {
       write_summed_states(job, tile, first_row, rows, n + 1, pending, worker);
-      copy(sums_after(pending), sums_after(0), rows * tile.sums.stride);
+      const Tile<T> from = sums_after(pending), to = sums_after(0);
+      for_columns<T>({0, rows}, {0, width}, [&](int64_t r, int64_t c) { store(to.row(r) + c, load(from.row(r) + c)); });
       pending = 0;
+    }
+    if (n == 0 && tile.carried.data) {
+      // The first solve had nothing to take along; later starts are to see it as if it had.
+      const T missing = static_cast<T>(last.coefficient / first.coefficient);
+      for (int64_t r = 0; r < rows; ++r) {
+        T* const found = displacement(0, 0).row(r);
+        add_scaled(found, missing, found, width);
+      }
     }
     const Range mine = worker.share_of(rows);
     for (int64_t r = mine.begin; r < mine.end; ++r) {

@@ -22,7 +22,7 @@ void find_rest(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const Sta
       },
       [](int64_t, int64_t) { return Vec<T>{}; });
   write_impulses(job, tile, stage, lines, tile.work.delta[0], worker);
-  displace(job, tile, stage, false, lines, tile.impulse, worker);
+  displace_impulses(job, tile, stage, slots, lines, worker);
   for (int64_t i = 0; i < lines; ++i) {
     const int64_t slot = slots[i];
     ++tile.iterations[slot];

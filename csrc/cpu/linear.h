@@ -36,12 +36,13 @@ T horizontal_most(const Vec<T>& x) {
   return most;
 }
 
-// The largest magnitude, padding included, which is zero in all that lives here; not a number where one entry is none.
-template <class T>
-T largest(const T* x, int64_t n) {
+// The largest magnitude of f's vectors, padding included, which is zero in all that lives here; not a number where one
+// entry is none.
+template <class T, class F>
+T largest_of(int64_t n, const F& f) {
   Vec<T> most{}, none{};
   for_vectors<T>(n, [&](int64_t c) {
-    const Vec<T> size = magnitudes<T>(load(x + c));
+    const Vec<T> size = magnitudes<T>(f(c));
     most = size > most ? size : most;
     none = size == size ? none : size;
   });
@@ -50,7 +51,12 @@ T largest(const T* x, int64_t n) {
   return horizontal_most<T>(most);
 }
 
-// x . y, likewise.
+template <class T>
+T largest(const T* x, int64_t n) {
+  return largest_of<T>(n, [&](int64_t c) { return load(x + c); });
+}
+
+// x . y, padding included.
 template <class T>
 T inner(const T* x, const T* y, int64_t n) {
   Vec<T> sums{};

@@ -35,9 +35,14 @@ inline constexpr double kCallsOfG = 64;
 // Iterations that an implicit stage is expected to take.
 inline constexpr double kIterations = 2;
 
+// Whether in layer-1 space the next stage's solve can take along the half of this one's move that its own did not tell.
+inline bool hands_on(const Stage& stage, const Stage& next) {
+  return (stage.at_q == 0 && next.at_q == 1 && next.at_p == 0) || (stage.at_p == 0 && next.at_p == 1 && next.at_q == 0);
+}
+
 // Multiply-adds that layer-1 space saves a sample in a step: width^2 for a move instead of 2 d width, less the 2 d
 // width that make the states. An implicit stage moves in every iteration; of its end, layer-1 space needs the half that
-// the iterations did not tell, or nothing where both are taken on the same way.
+// the iterations did not tell, or nothing where both are taken on the same way or the next stage takes it along.
 template <class T>
 double saved_by_layer1(const Rollout<T>& rollout) {
   const double width = static_cast<double>(rollout.network.widths[0]);
@@ -48,9 +53,9 @@ double saved_by_layer1(const Rollout<T>& rollout) {
     const int moves = ((stage.moves & kMovesP) != 0) + ((stage.moves & kMovesQ) != 0);
     const int sides = (stage.at_q != 0) + (stage.at_p != 0);
     const bool together = stage.at_q == stage.at_p;
-    saved += sides == 0
-                 ? moves * (move - joined)
-                 : kIterations * (sides * move - (together ? 1 : sides) * joined) + 2 * move - !together * joined;
+    const bool told = together || hands_on(stage, rollout.stages[(k + 1) % rollout.stage_count]);
+    saved += sides == 0 ? moves * (move - joined)
+                        : kIterations * (sides * move - (together ? 1 : sides) * joined) + 2 * move - !told * joined;
   }
   return saved;
 }
