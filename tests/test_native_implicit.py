@@ -200,6 +200,19 @@ def test_what_does_not_contract_is_solved_by_newton(method):
         assert left[solved].abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_newton_in_both_spaces(method):
+    """Over several steps, in layer-1 space, where solves take moves along, as on the states."""
+    H, z0 = network(30, (12,), gain=2.5), states(100, 60)
+    got, info = values(H, z0, 5, "native", method, dt=0.8)
+    want, on_states = rollout(H, z0.requires_grad_(), 0.8, 5, method=method, backend="native", return_info=True)
+    both = info.converged & on_states.converged
+    assert both.float().mean() > 0.8
+    assert info.iterations[both].float().mean() > 8 * len(INTEGRATORS[method].stages)  # plain iteration's are fewer
+    same = (got - want).abs().amax(-1)[:, 1:] < 1e-8
+    assert same[both].float().mean() > 0.95  # equations have other solutions, too
+
+
 def test_a_singular_newton_matrix_is_not_a_solution():
     """H = -4 softplus(q + p): p' = p + 4 s(q + p'), s the logistic function, whose slope is 1/4 at rest. Of these
     starts plain iteration leads some to rest to the last bit, where Newton's matrix is zero and its step none."""
