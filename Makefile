@@ -51,8 +51,9 @@ sanitize: $(VENV)/test
 	    $(BIN)/ctest --test-dir build/sanitize-$$sanitizers --output-on-failure -j 2 || exit 1; \
 	done
 
+# Two processes; in each one thread but where a test asks for more: they would wait for one another.
 pytest: $(VENV)/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 smoke: $(VENV)/test
 	rm -rf build/smoke

@@ -4,7 +4,7 @@ Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the ca
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Chain', 'CudaBlockPlan', 'CudaDelRollout', 'CudaImplicitRollout', 'CudaPlan', 'DelRollout', 'Direct', 'DirectDel', 'Method', 'Rollout', 'SeparableRollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_implicit_adjoint', 'cuda_implicit_forward', 'cuda_implicit_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'gpu_description', 'implicit_adjoint', 'implicit_forward', 'implicit_gradient', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'separable_adjoint', 'separable_forward', 'separable_gradient', 'supports_bfloat16', 'use_instruction_set']
+__all__: list[str] = ['Chain', 'CudaBlockPlan', 'CudaDelRollout', 'CudaImplicitRollout', 'CudaPlan', 'DelRollout', 'Direct', 'DirectDel', 'Method', 'Rollout', 'SeparableRollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_implicit_adjoint', 'cuda_implicit_forward', 'cuda_implicit_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'extended_adjoint', 'extended_forward', 'gpu_description', 'implicit_adjoint', 'implicit_forward', 'implicit_gradient', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'separable_adjoint', 'separable_forward', 'separable_gradient', 'supports_bfloat16', 'use_instruction_set']
 class Method:
     """
     A method's stages: (moves, coefficient, at_q, at_p) each, as in hamiltorch/rollout.h.
@@ -187,6 +187,14 @@ def del_forward(rollout: DelRollout, q0: typing.SupportsInt | typing.SupportsInd
 def del_gradient(rollout: DelRollout, trajectory: typing.SupportsInt | typing.SupportsIndex, converged: typing.SupportsInt | typing.SupportsIndex, multipliers: typing.SupportsInt | typing.SupportsIndex, grad_weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], grad_mass: typing.SupportsInt | typing.SupportsIndex, grad_damping: typing.SupportsInt | typing.SupportsIndex, grad_dt: typing.SupportsInt | typing.SupportsIndex, grad_condition: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     The adjoint's gradients from its multipliers; grad_condition (batch, steps + 1, condition_dim) or 0.
+    """
+def extended_adjoint(rollout: Rollout, binding: typing.SupportsFloat | typing.SupportsIndex, points: typing.SupportsInt | typing.SupportsIndex, turned: typing.SupportsInt | typing.SupportsIndex, grad_trajectory: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, grad_z0: typing.SupportsInt | typing.SupportsIndex, grad_angle: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Directions of the adjoint at the points, and the gradients by z0 and, (batch) of double, by the angle.
+    """
+def extended_forward(rollout: Rollout, binding: typing.SupportsFloat | typing.SupportsIndex, z0: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.SupportsInt | typing.SupportsIndex, points: typing.SupportsInt | typing.SupportsIndex, turned: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Roll out in the extended phase space. trajectory (batch, steps + 1, dim); points (batch, 3 steps + 1, dim) and turned (batch, steps, dim), or 0.
     """
 def gpu_description(device: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int, int, int, int, int, int]:
     """

@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from . import _implicit_ops, _ops, _separable_ops, reference
+from . import _extended_ops, _implicit_ops, _ops, _separable_ops, reference
 from ._checks import (
     check_network,
     check_state,
@@ -156,7 +156,8 @@ def rollout(
             O(steps batch sum(hidden)) numbers, if they take at most 1 GiB (explicit methods of a network H; others keep
             O(steps batch dim) either way).
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
-            native where the kernels know H and the device, else reference with a warning that says why. A
+            native where the kernels know H, the method and the device, else reference with a warning that says why: no
+            kernel has "discrete_gradient", and none of CUDA's "extended". A
             ``SeparableHamiltonian`` runs natively on the CPU with "symplectic_euler", "leapfrog", "stormer_verlet" and
             "yoshida4"; otherwise "auto" runs it in torch by its analytic gradients, without a warning.
 
@@ -237,6 +238,10 @@ def rollout(
                     warn_of_failures(info.converged, settings.tolerance(z0.dtype))
                 energies = _energies(mlp.energy, trajectory, condition) if return_energy else None
                 return chosen(trajectory, energies, info if return_info else None)
+            if method == "extended":
+                trajectory = _native_extended(mlp, z0, dt, int(steps), condition, settings.binding)
+                energies = _energies(mlp.energy, trajectory, condition) if return_energy else None
+                return chosen(trajectory, energies, _nothing_solved(steps, z0) if return_info else None)
             results = _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision, recompute)
             return chosen(*results, _nothing_solved(steps, z0) if return_info else None)
         if backend == "native":
@@ -325,6 +330,8 @@ def euler_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options:
 
 
 def _why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
+    if method == "extended":
+        return _extended_ops.why_not_native(z0, precision)
     # While tracing, the operator itself says so when it runs.
     return None if torch.compiler.is_compiling() else _ops.why_not_native(mlp, z0, method, precision)
 
@@ -377,6 +384,15 @@ def _native_separable(
     if condition is not None:
         condition = condition.reshape(batch.numel(), H.condition_dim)
     return _separable_ops.separable_rollout(H, z0, dt, steps, method, condition).reshape(*batch, steps + 1, H.dim)
+
+
+def _native_extended(mlp: MLP, z0: Tensor, dt: Tensor, steps: int, condition: Tensor | None, binding: float) -> Tensor:
+    batch = z0.shape[:-1]
+    z0 = z0.reshape(batch.numel(), mlp.dim)
+    if condition is not None:
+        condition = condition.reshape(batch.numel(), mlp.condition_dim)
+    trajectory = _extended_ops.extended_rollout(mlp, z0, dt, steps, condition, binding)
+    return trajectory.reshape(*batch, steps + 1, mlp.dim)
 
 
 def _nothing_solved(steps: int, z0: Tensor) -> RolloutInfo:

@@ -1,5 +1,6 @@
 // The kernels as compiled for one instruction set: an object with a name that users can print and override.
 #pragma once
+#include "hamiltorch/extended.h"
 #include "hamiltorch/implicit.h"
 #include "hamiltorch/rollout.h"
 #include "hamiltorch/separable.h"
@@ -40,6 +41,11 @@ struct Kernels {
   Sizes (*separable_gradient_sizes)(const SeparableRollout<T>&, Half, int threads);
   Status (*separable_gradient)(const SeparableRollout<T>&, Half, const SeparableGradientArrays<T>&, int threads,
                                const Prepared&, void* workspace, size_t size);
+  Sizes (*extended_sizes)(const ExtendedRollout<T>&, bool back, int threads);
+  Status (*extended_forward)(const ExtendedRollout<T>&, const ExtendedArrays<T>&, int threads, const Prepared&,
+                             void* workspace, size_t size);
+  Status (*extended_adjoint)(const ExtendedRollout<T>&, const ExtendedAdjointArrays<T>&, int threads, const Prepared&,
+                             void* workspace, size_t size);
   // The activation and its two derivatives at each of `count` numbers, for tests.
   void (*activate)(Activation, const T* a, int64_t count, T* value, T* first, T* second);
 };

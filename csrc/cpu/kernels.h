@@ -1,6 +1,7 @@
 // Gathers the kernels compiled with the including file's flags into one Implementation.
 #pragma once
 #include "backward.h"
+#include "extended.h"
 #include "forward.h"
 #include "implementation.h"
 #include "implicit_adjoint.h"
@@ -93,6 +94,9 @@ constexpr Kernels<T> kernels() {
           separable_adjoint_run<T>,
           separable_gradient_measure<T>,
           separable_gradient_run<T>,
+          extended_measure<T>,
+          extended_forward_run<T>,
+          extended_adjoint_run<T>,
           activate_array<T>};
 }
 

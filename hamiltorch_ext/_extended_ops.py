@@ -1,0 +1,226 @@
+"""Torch operators over the native kernels of Tao's extended phase space: schemas, fakes, the CPU's implementation and
+autograd. As in ``_implicit_ops``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _C
+from ._addresses import address
+from ._ops import NativeCall, empty_gradients, library, no_second_derivative, zeros_for_none
+from .mlp import MLP
+
+__all__ = ["extended_rollout", "why_not_native"]
+
+library.define(
+    "extended_rollout(Tensor z0, Tensor dt, Tensor[] weights, Tensor[] biases, Tensor? condition, str activation, "
+    "SymInt steps, float binding, bool recorded) -> (Tensor, Tensor, Tensor)"
+)
+library.define(
+    "extended_rollout_backward(Tensor grad_trajectory, Tensor points, Tensor turned, Tensor dt, Tensor[] weights, "
+    "Tensor[] biases, Tensor? condition, str activation, float binding) "
+    "-> (Tensor, Tensor, Tensor[], Tensor[], Tensor)"
+)
+_rollout = torch.ops.hamiltorch.extended_rollout.default
+_rollout_backward = torch.ops.hamiltorch.extended_rollout_backward.default
+
+Results = tuple[Tensor, Tensor, Tensor]
+Gradients = tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]
+
+
+def why_not_native(z0: Tensor, precision: str) -> str | None:
+    """None where the kernels run this rollout, else one line that says why they do not."""
+    if z0.device.type != "cpu" or (precision != "float32" and z0.dtype == torch.float32):
+        return "method 'extended' runs natively on the CPU, with precision 'float32'"
+    return None
+
+
+def extended_rollout(mlp: MLP, z0: Tensor, dt: Tensor, steps: int, condition: Tensor | None, binding: float) -> Tensor:
+    """Trajectory of z0 (batch, dim), differentiable once."""
+    biases = zeros_for_none(mlp)
+    given = (z0, dt, condition, *mlp.weights, *biases)
+    recorded = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
+    trajectory: Tensor = _rollout(
+        z0, dt, list(mlp.weights), biases, condition, mlp.activation, steps, binding, recorded
+    )[0]
+    return trajectory
+
+
+def _native_call(
+    z0: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    steps: int,
+) -> NativeCall:
+    # Like leapfrog it takes three gradients a step, which is all that the kernels ask of its stages.
+    return NativeCall(z0, dt, weights, biases, condition, activation, "leapfrog", steps, "float32")
+
+
+@torch.library.impl(library, "extended_rollout", "CPU")
+def _rollout_cpu(
+    z0: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    steps: int,
+    binding: float,
+    recorded: bool,
+) -> Results:
+    call = _native_call(z0, dt, weights, biases, condition, activation, steps)
+    results = trajectory, points, turned = _empty(z0, steps, recorded)
+    z0 = z0.contiguous()
+    kept = (points.data_ptr(), turned.data_ptr()) if recorded else (0, 0)
+    _C.extended_forward(call.rollout, binding, z0.data_ptr(), trajectory.data_ptr(), *kept, torch.get_num_threads())
+    return results
+
+
+def _rollout_fake(
+    z0: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    steps: int,
+    binding: float,
+    recorded: bool,
+) -> Results:
+    return _empty(z0, steps, recorded)
+
+
+@torch.library.impl(library, "extended_rollout_backward", "CPU")
+def _rollout_backward_cpu(
+    grad_trajectory: Tensor,
+    points: Tensor,
+    turned: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    binding: float,
+) -> Gradients:
+    _check_adjoint(grad_trajectory, points, turned)
+    batch, states, _ = grad_trajectory.shape
+    grads = empty_gradients(grad_trajectory, dt, weights, biases, condition)
+    grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = grads
+    grad_trajectory, points, turned = (x.contiguous() for x in (grad_trajectory, points, turned))
+    z = grad_trajectory[:, 0]
+    call = _native_call(z, dt, weights, biases, condition, activation, states - 1)
+    directions = torch.empty_like(points)
+    grad_angle = points.new_empty(batch, dtype=torch.float64)
+    threads = torch.get_num_threads()
+    _C.extended_adjoint(
+        call.rollout,
+        binding,
+        points.data_ptr(),
+        turned.data_ptr(),
+        grad_trajectory.data_ptr(),
+        directions.data_ptr(),
+        grad_z0.data_ptr(),
+        grad_angle.data_ptr(),
+        threads,
+    )
+    grad_biases[-1].zero_()  # no gradient of H has the last bias
+    if points.numel() == 0:
+        for grad in (grad_dt, *grad_weights, *grad_biases, grad_condition):
+            grad.zero_()
+        return grads
+    # Parameters see a rollout as its points and directions: the same as a rollout of so many stages, one a step.
+    count = points.shape[1]
+    stages = NativeCall(z, dt, weights, biases, condition, activation, "implicit_midpoint", count, "float32")
+    all_solved = points.new_ones(batch, count, dtype=torch.bool)
+    by_point = None if condition is None else points.new_empty(batch, count, condition.shape[1])
+    _C.implicit_gradient(
+        stages.rollout,
+        points.data_ptr(),
+        all_solved.data_ptr(),
+        directions.data_ptr(),
+        [grad.data_ptr() for grad in grad_weights],
+        [grad.data_ptr() for grad in grad_biases[:-1]],
+        grad_dt.data_ptr(),
+        address(by_point),
+        threads,
+    )
+    grad_dt += 2 * binding * grad_angle.sum().to(grad_dt.dtype)
+    if by_point is not None:
+        torch.sum(by_point, 1, out=grad_condition)
+    return grads
+
+
+def _rollout_backward_fake(
+    grad_trajectory: Tensor,
+    points: Tensor,
+    turned: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    binding: float,
+) -> Gradients:
+    return empty_gradients(grad_trajectory, dt, weights, biases, condition)
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
+    _, dt, weights, biases, condition, ctx.activation, _, ctx.binding, _ = inputs
+    ctx.layers = len(weights)
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*output[1:], dt, *weights, *biases, condition)
+
+
+def _backward(ctx: Any, grad_trajectory: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    points, turned, dt, *parameters, condition = ctx.saved_tensors
+    if grad_trajectory is None:
+        nothing = [None] * ctx.layers
+        return (None, None, nothing, nothing, *(None,) * 5)
+    weights, biases = parameters[: ctx.layers], parameters[ctx.layers :]
+    grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = _rollout_backward(
+        grad_trajectory, points, turned, dt, weights, biases, condition, ctx.activation, ctx.binding
+    )
+    by_condition = None if condition is None else grad_condition
+    return (grad_z0, grad_dt, list(grad_weights), list(grad_biases), by_condition, *(None,) * 4)
+
+
+torch.library.register_fake("hamiltorch::extended_rollout", _rollout_fake, lib=library)
+torch.library.register_fake("hamiltorch::extended_rollout_backward", _rollout_backward_fake, lib=library)
+torch.library.register_autograd(
+    "hamiltorch::extended_rollout", _backward, setup_context=_save_for_backward, lib=library
+)
+torch.library.register_autograd("hamiltorch::extended_rollout_backward", no_second_derivative, lib=library)
+
+
+def _points(steps: int) -> int:
+    """Of a sample's rollout: where the kernels take the gradient, as hamiltorch/extended.h counts them."""
+    return 3 * steps + 1 if steps > 0 else 0
+
+
+def _empty(z0: Tensor, steps: int, recorded: bool) -> Results:
+    """Trajectory, points and turned (both empty where nothing is recorded)."""
+    rows, dim = z0.shape
+    return (
+        z0.new_empty(rows, steps + 1, dim),
+        z0.new_empty((rows, _points(steps), dim) if recorded else (0,)),
+        z0.new_empty((rows, steps, dim) if recorded else (0,)),
+    )
+
+
+def _check_adjoint(grad_trajectory: Tensor, points: Tensor, turned: Tensor) -> None:
+    if grad_trajectory.ndim != 3 or grad_trajectory.shape[1] == 0:
+        raise ValueError(f"grad_trajectory must have shape (batch, steps + 1, 2d), got {tuple(grad_trajectory.shape)}")
+    batch, states, dim = grad_trajectory.shape
+    shapes = {"points": (batch, _points(states - 1), dim), "turned": (batch, states - 1, dim)}
+    for (name, shape), given in zip(shapes.items(), (points, turned), strict=True):
+        if given.shape != shape or given.dtype != grad_trajectory.dtype:
+            got = f"{given.dtype} {tuple(given.shape)}"
+            raise ValueError(f"{name} must be {grad_trajectory.dtype} of shape {shape}, got {got}")
