@@ -4,7 +4,7 @@ Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the ca
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Chain', 'CudaBlockPlan', 'CudaDelRollout', 'CudaImplicitRollout', 'CudaPlan', 'DelRollout', 'Direct', 'DirectDel', 'Method', 'Rollout', 'SeparableRollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_implicit_adjoint', 'cuda_implicit_forward', 'cuda_implicit_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'extended_adjoint', 'extended_forward', 'gpu_description', 'implicit_adjoint', 'implicit_forward', 'implicit_gradient', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'separable_adjoint', 'separable_forward', 'separable_gradient', 'supports_bfloat16', 'use_instruction_set']
+__all__: list[str] = ['Chain', 'CudaBlockPlan', 'CudaDelRollout', 'CudaImplicitRollout', 'CudaPlan', 'DelRollout', 'Direct', 'DirectDel', 'Method', 'Rollout', 'SeparableRollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_implicit_adjoint', 'cuda_implicit_forward', 'cuda_implicit_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'extended_adjoint', 'extended_forward', 'extended_points', 'gpu_description', 'implicit_adjoint', 'implicit_forward', 'implicit_gradient', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'separable_adjoint', 'separable_forward', 'separable_gradient', 'supports_bfloat16', 'use_instruction_set']
 class Method:
     """
     A method's stages: (moves, coefficient, at_q, at_p) each, as in hamiltorch/rollout.h.
@@ -195,6 +195,10 @@ def extended_adjoint(rollout: Rollout, binding: typing.SupportsFloat | typing.Su
 def extended_forward(rollout: Rollout, binding: typing.SupportsFloat | typing.SupportsIndex, z0: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.SupportsInt | typing.SupportsIndex, points: typing.SupportsInt | typing.SupportsIndex, turned: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Roll out in the extended phase space. trajectory (batch, steps + 1, dim); points (batch, 3 steps + 1, dim) and turned (batch, steps, dim), or 0.
+    """
+def extended_points(steps: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Points of a sample's rollout at which the gradient is taken.
     """
 def gpu_description(device: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int, int, int, int, int, int]:
     """

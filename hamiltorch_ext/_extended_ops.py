@@ -77,6 +77,7 @@ def _rollout_cpu(
 ) -> Results:
     call = _native_call(z0, dt, weights, biases, condition, activation, steps)
     results = trajectory, points, turned = _empty(z0, steps, recorded)
+    assert _C.extended_points(steps) == _points(steps)  # as many as the kernel writes
     z0 = z0.contiguous()
     kept = (points.data_ptr(), turned.data_ptr()) if recorded else (0, 0)
     _C.extended_forward(call.rollout, binding, z0.data_ptr(), trajectory.data_ptr(), *kept, torch.get_num_threads())
@@ -202,7 +203,8 @@ torch.library.register_autograd("hamiltorch::extended_rollout_backward", no_seco
 
 def _points(steps: int) -> int:
     """Of a sample's rollout: where the kernels take the gradient, as hamiltorch/extended.h counts them."""
-    return 3 * steps + 1 if steps > 0 else 0
+    points: int = 3 * steps + torch.sym_min(steps, 1)
+    return points
 
 
 def _empty(z0: Tensor, steps: int, recorded: bool) -> Results:

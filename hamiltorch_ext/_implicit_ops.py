@@ -70,6 +70,7 @@ def _rollout_cpu(
     max_iterations: int,
     recorded: bool,
 ) -> Results:
+    _check_limit(max_iterations)
     results = trajectory, points, converged, iterations, residual = _empty(z0, method, steps, recorded)
     z0 = z0.contiguous()
     call = NativeCall(z0, dt, weights, biases, condition, activation, method, steps, "float32")
@@ -109,6 +110,7 @@ def rollout_by_cuda(
 ) -> Results:
     """The operator by the CUDA kernels of ``native``: ``_C``, or the emulator of the tests."""
     check_call(z0, dt, weights, biases, condition, steps, "float32")
+    _check_limit(max_iterations)
     results = _empty(z0, method, steps, recorded)
     equations = _cuda_implicit.Equations(dt, weights, biases, condition, activation, method)
     with apart(z0):
@@ -272,6 +274,11 @@ def _empty(z0: Tensor, method: str, steps: int, recorded: bool) -> Results:
         z0.new_empty(rows, steps, dtype=torch.int64),
         z0.new_empty(rows, steps),
     )
+
+
+def _check_limit(max_iterations: int) -> None:
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations must be one or more, got {max_iterations}")
 
 
 def _check_adjoint(grad_trajectory: Tensor, points: Tensor, converged: Tensor, method: str) -> None:

@@ -366,11 +366,8 @@ def _native_implicit(
     mlp: MLP, z0: Tensor, dt: Tensor, steps: int, method: str, condition: Tensor | None, settings: Settings
 ) -> tuple[Tensor, RolloutInfo]:
     batch = z0.shape[:-1]
-    z0 = z0.reshape(batch.numel(), mlp.dim)
-    if condition is not None:
-        condition = condition.reshape(batch.numel(), mlp.condition_dim)
     trajectory, info = _implicit_ops.implicit_rollout(
-        mlp, z0, dt, steps, method, condition, settings.tolerance(z0.dtype), settings.max_iterations
+        mlp, _rows(z0), dt, steps, method, _rows(condition), settings.tolerance(z0.dtype), settings.max_iterations
     )
     shaped = RolloutInfo(*(field.reshape(*batch, steps) for field in info))
     return trajectory.reshape(*batch, steps + 1, mlp.dim), shaped
@@ -379,20 +376,22 @@ def _native_implicit(
 def _native_separable(
     H: SeparableHamiltonian, z0: Tensor, dt: Tensor, steps: int, method: str, condition: Tensor | None
 ) -> Tensor:
-    batch = z0.shape[:-1]
-    z0 = z0.reshape(batch.numel(), H.dim)
-    if condition is not None:
-        condition = condition.reshape(batch.numel(), H.condition_dim)
-    return _separable_ops.separable_rollout(H, z0, dt, steps, method, condition).reshape(*batch, steps + 1, H.dim)
+    trajectory = _separable_ops.separable_rollout(H, _rows(z0), dt, steps, method, _rows(condition))
+    return trajectory.reshape(*z0.shape[:-1], steps + 1, H.dim)
 
 
 def _native_extended(mlp: MLP, z0: Tensor, dt: Tensor, steps: int, condition: Tensor | None, binding: float) -> Tensor:
-    batch = z0.shape[:-1]
-    z0 = z0.reshape(batch.numel(), mlp.dim)
-    if condition is not None:
-        condition = condition.reshape(batch.numel(), mlp.condition_dim)
-    trajectory = _extended_ops.extended_rollout(mlp, z0, dt, steps, condition, binding)
-    return trajectory.reshape(*batch, steps + 1, mlp.dim)
+    trajectory = _extended_ops.extended_rollout(mlp, _rows(z0), dt, steps, _rows(condition), binding)
+    return trajectory.reshape(*z0.shape[:-1], steps + 1, mlp.dim)
+
+
+@overload
+def _rows(x: Tensor) -> Tensor: ...
+@overload
+def _rows(x: None) -> None: ...
+def _rows(x: Tensor | None) -> Tensor | None:
+    """x (..., n) as (batch, n), of batches of no sample too."""
+    return None if x is None else x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
 def _nothing_solved(steps: int, z0: Tensor) -> RolloutInfo:

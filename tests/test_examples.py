@@ -59,5 +59,5 @@ def test_taos_example_shows_what_is_kept(tmp_path):
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     largest = {row[0]: float(row[2]) for row in rows}
     assert largest.pop("leapfrog") > 0.1
-    assert set(largest) == {"extended", "implicit_midpoint", "stormer_verlet", "discrete_gradient"}
+    assert set(largest) == {"extended", "implicit_midpoint", "stormer_verlet", "yoshida4", "discrete_gradient"}
     assert max(largest.values()) < 3e-4

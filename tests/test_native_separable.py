@@ -56,7 +56,7 @@ def test_sizes(kinetic, d, hidden, batch, instruction_set):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize(("d", "hidden", "batch"), [(20, (520, 420), 2), (20, (520, 420), 20), (64, (700,), 1)])
+@pytest.mark.parametrize(("d", "hidden", "batch"), [(20, (520, 420), 2), (20, (520, 420), 20), (64, (1600,), 3)])
 @pytest.mark.parametrize("kinetic", ["mass", "mlp"])
 def test_threads(kinetic, d, hidden, batch, threads):
     """Few samples of a large network are shared by a team, which reads two in torch's layout; more are dealt out."""

@@ -46,6 +46,8 @@ void adjoint(const Description& d, double binding, Address points, Address turne
 }  // namespace
 
 void bind_extended(py::module_& m) {
+  m.def("extended_points", &extended_points, "Points of a sample's rollout at which the gradient is taken.",
+        py::arg("steps"));
   m.def(
       "extended_forward",
       [](const Description& rollout, double binding, Address z0, Address trajectory, Address points, Address turned,

@@ -84,6 +84,13 @@ void run(std::string key, const Sizes& sizes, const Run& run) {
   memory.trim();
 }
 
+// The same with one network. A call asks for the instruction set once: another thread may choose another meanwhile.
+template <class T, class Run>
+void run(const Implementation& implementation, const Mlp<T>& network, bool bfloat16, const Sizes& sizes,
+         const Run& kernel) {
+  run(prepared_key(implementation, network, bfloat16, sizes.layout), sizes, kernel);
+}
+
 // Asks for large pages behind an array that is about to be written: a large result is fresh memory, and to have it a
 // small page at a time takes long.
 inline void prefer_large_pages(void* data, size_t bytes) {
@@ -95,13 +102,6 @@ inline void prefer_large_pages(void* data, size_t bytes) {
 #else
   static_cast<void>(data), static_cast<void>(bytes);
 #endif
-}
-
-// The same with one network. A call asks for the instruction set once: another thread may choose another meanwhile.
-template <class T, class Run>
-void run(const Implementation& implementation, const Mlp<T>& network, bool bfloat16, const Sizes& sizes,
-         const Run& kernel) {
-  run(prepared_key(implementation, network, bfloat16, sizes.layout), sizes, kernel);
 }
 
 template <class T>

@@ -138,5 +138,27 @@ void multiply_hessian(const Network<T>& network, const int32_t* slots, int64_t l
   }
 }
 
+// to += factor Hess(point) u for all rows of a network that reads its input as one; `base` is layer 1's, `product`
+// free.
+template <class T>
+void add_hessian_product(const Network<T>& network, const int32_t* all, int64_t rows, const Tile<T>& point,
+                         const Tile<T>& u, const Tile<T>& base, const Curvature<T>& kept, const Lines<T>& work,
+                         T factor, const Tile<T>& product, const Tile<T>& to, const Worker<T>& worker) {
+  evaluate_curvature_from(
+      network, all, rows, kept, work, worker,
+      [&](const auto& activate_all) {
+        apply(network.q, rows, point, argument_of(network, work), worker, activate_all);
+      },
+      [&](int64_t row, int64_t c) { return load(base.row(row) + c); });
+  apply(network.q, rows, u, work.tangent[0], worker, no_more);
+  multiply_hessian(network, all, rows, kept, work, worker);
+  apply_transposed(network.q, rows, work.tangent_delta[0], product, worker,
+                   [&](const Range& block, const Range& columns) {
+                     for_columns<T>(block, columns, [&](int64_t r, int64_t c) {
+                       store(to.row(r) + c, load(to.row(r) + c) + factor * load(product.row(r) + c));
+                     });
+                   });
+}
+
 }  // namespace
 }  // namespace hamiltorch

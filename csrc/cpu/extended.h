@@ -2,7 +2,6 @@
 #pragma once
 #include "curvature.h"
 #include "hamiltorch/extended.h"
-#include "states.h"
 
 namespace hamiltorch {
 namespace {
@@ -13,7 +12,7 @@ enum Copy : int { kX, kY };  // (q, y) and (x, p)
 template <class T>
 struct ExtendedTile {
   Tile<T> copies[2];  // [2d]; an adjoint's cotangents of them
-  Tile<T> product;    // [2d], of the last move
+  Tile<T> product;    // [2d]: dH at the last point; an adjoint's Hessian product
   FirstLayer<T> first;
   Evaluation<T> evaluation;
   // Of an adjoint:
@@ -167,9 +166,9 @@ void roll_extended(const ExtendedJob<T>& job, const ExtendedTile<T>& tile, int64
       write_rows(state, rows, dim, arrays.points + (first_row * points + point) * dim, points * dim, worker);
     apply(network.q, rows, state, tile.first.from_q, worker, no_more);
     evaluate(network, rows, tile.first, tile.evaluation, Record<T>{}, false, worker);
+    apply_transposed(network.q, rows, tile.evaluation.delta[0], tile.product, worker, no_more);
   };
   const auto push = [&](Copy copy) {
-    apply_transposed(network.q, rows, tile.evaluation.delta[0], tile.product, worker, no_more);
     add_rotated(rows, rollout.dt / 2, tile.product, tile.copies[copy], true, dim, worker);
   };
 
@@ -225,16 +224,8 @@ void roll_extended_back(const ExtendedJob<T>& job, const ExtendedTile<T>& tile, 
     const int64_t at = (first_row * points + point) * dim;
     write_rows(tile.direction, rows, dim, arrays.directions + at, points * dim, worker);
     read_rows(arrays.points + at, points * dim, rows, dim, tile.point, worker);
-    evaluate_curvature_from(
-        network, tile.all, rows, tile.kept, tile.work, worker,
-        [&](const auto& activate_all) {
-          apply(network.q, rows, tile.point, argument_of(network, tile.work), worker, activate_all);
-        },
-        [&](int64_t slot, int64_t c) { return load(tile.first.base.row(slot) + c); });
-    apply(network.q, rows, tile.direction, tile.work.tangent[0], worker, no_more);
-    multiply_hessian(network, tile.all, rows, tile.kept, tile.work, worker);
-    const Tile<T>& bar = tile.copies[copy];
-    move(network.q, rows, tile.work.tangent_delta[0], rollout.dt, tile.product, bar, bar, worker);
+    add_hessian_product(network, tile.all, rows, tile.point, tile.direction, tile.first.base, tile.kept, tile.work,
+                        rollout.dt, tile.product, tile.copies[copy], worker);
   };
 
   worker.wait();  // for the others' last use of the tile

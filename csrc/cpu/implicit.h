@@ -1,11 +1,12 @@
 // Rollouts by implicit stages: every team takes its samples, tile by tile, through all steps.
 //
 // A stage's equations are solved in layer-1 space. H sees w only through a = W_1 w + b_1, so the unknown is the
-// displacement D of a from the step's beginning: with the impulse x = c dt dH/da_1 (a),
+// displacement D of a from the stage's beginning: with the impulse x = c dt dH/da_1 (a),
 //
 //     D = theta_q W_1q W_1p^T x - theta_p W_1p W_1q^T x.
 //
-// In layer-1 space a solve may take along what the stage before has left to move: x is then both impulses there.
+// In layer-1 space a solve may take along what the stage before has left to move: it begins that much earlier, and x
+// is there the sum of both impulses.
 //
 // That is iterated with Anderson's acceleration from an extrapolation of the last steps; samples for which it does not
 // contract go on by Newton's method (implicit_newton.h). The products with W_1 are those with G = W_1q W_1p^T where
@@ -37,14 +38,13 @@ struct ImplicitTile {
   Tile<T> s, r;                    // [width]: W_1q q + base and W_1p p
   Tile<T> displacement, impulses;  // [width]: D and x of the stage that is solved
   Tile<T> carried;                 // the impulses of the one before that the solve takes along, or none
-  Tile<T> residual;                // [width]: what the equations leave of D
   Tile<T> images[kHistory], residuals[kHistory];
   Tile<T>* displacements;  // [stages][kMostDifferences + 1]: D of the last steps and of this one, in turns
-  Tile<T> stages[2];       // impulses, in turns
+  Tile<T> turns[2];        // impulses of this stage and of the one before
   Tile<T> sums;            // layer-1 space: [(chunk + 1) rows][width], impulses so far after some steps
   Curvature<T> kept;
   Krylov<T> krylov;
-  Tile<T> step, tried, tried_residual;  // Newton's
+  Tile<T> residual, step, tried, tried_residual;  // Newton's; residual: what the equations leave of D
   T *error, *length, *target, *left;
   T* worst;            // error of the step
   Tile<T> at_q, at_p;  // [d]: w, the adjoint's
@@ -122,10 +122,13 @@ void write_arguments(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, con
   });
 }
 
+// The impulses' lines anew. The others have read the last ones: products lie between, but where there is one hidden
+// layer.
 template <class T>
 void write_impulses(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const Stage& stage, int64_t lines,
                     const Tile<T>& delta, const Worker<T>& worker) {
   const T step = step_of(job, stage);
+  if (job.network.hidden == 1) worker.wait();
   for_columns<T>({0, lines}, worker.columns(job.network.first()),
                  [&](int64_t i, int64_t c) { store(tile.impulse.row(i) + c, step * load(delta.row(i) + c)); });
 }

@@ -48,13 +48,13 @@ ImplicitTile<T> take_implicit_tile(Arena& arena, const ImplicitJob<T>& job, Impl
   tile.at_q = take(d);
   tile.at_p = take(d);
   tile.base = network.condition.in ? take(width) : Tile<T>{network.biases ? network.biases[0] : nullptr, 0};
-  Tile<T>* const whole[] = {&tile.s,         &tile.r,         &tile.residual,     &tile.step,
-                            &tile.tried,     &tile.images[0], &tile.images[1],    &tile.tried_residual,
-                            &tile.stages[0], &tile.stages[1], &tile.residuals[0], &tile.residuals[1]};
+  Tile<T>* const whole[] = {&tile.s,        &tile.r,         &tile.residual,     &tile.step,
+                            &tile.tried,    &tile.images[0], &tile.images[1],    &tile.tried_residual,
+                            &tile.turns[0], &tile.turns[1],  &tile.residuals[0], &tile.residuals[1]};
   for (Tile<T>* each : whole) *each = take(width);
   tile.displacements = arena.take<Tile<T>>(stages * kTurns);
   for (int64_t i = 0; i < stages * kTurns; ++i) {
-    tile.displacement = take(width);
+    tile.displacement = take(width);  // one of them is the adjoint's
     if (tile.displacements) tile.displacements[i] = tile.displacement;
   }
   if (job.plan.layer1) tile.sums = take_tile<T>(arena, (job.chunk + 1) * rows, width);
@@ -233,7 +233,7 @@ void extrapolate(const ImplicitTile<T>& tile, int64_t known, const Last& last, i
 }
 
 template <class T>
-void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& team, int64_t first_row, int64_t rows,
+void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_t first_row, int64_t rows,
                    const Worker<T>& worker) {
   const Rollout<T>& rollout = job.rollout->rollout;
   const ImplicitArrays<T>& arrays = job.arrays;
@@ -241,7 +241,7 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& team, int64
   const int64_t steps = rollout.steps, stages = rollout.stage_count, stride = (steps + 1) * dim;
   const Stage &first = rollout.stages[0], &last = rollout.stages[stages - 1];
   T* const trajectory = arrays.trajectory + first_row * stride;
-  ImplicitTile<T> tile = team;  // of which D, the impulses and those carried change from stage to stage
+  ImplicitTile<T> tile = own;  // of which D, the impulses and those carried change from stage to stage
   const auto write_state = [&](int64_t n) {
     write_rows(tile.q, rows, d, trajectory + n * dim, stride, worker);
     write_rows(tile.p, rows, d, trajectory + n * dim + d, stride, worker);
@@ -267,7 +267,7 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& team, int64
     for (int64_t k = 0; k < stages; ++k) {
       const Stage& stage = rollout.stages[k];
       tile.displacement = displacement(k, n);
-      tile.impulses = tile.stages[turn ^= 1];
+      tile.impulses = tile.turns[turn ^= 1];
       extrapolate(
           tile, n < kMostDifferences ? n : kMostDifferences,
           [&](int64_t j, int64_t r) { return displacement(k, n - 1 - j).row(r); }, rows, width);

@@ -51,7 +51,7 @@ void finish_by_newton(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, co
                       const Worker<T>& worker) {
   const Network<T>& network = job.network;
   const int64_t width = network.first();
-  const T step = step_of(job, stage), least = error_bound(job);
+  const T least = error_bound(job);
   find_rest(job, tile, stage, tile.slow, count, tile.displacement, tile.residual, worker);
   for (int64_t i = 0; i < count; ++i) take_point(job, tile, tile.slow[i], i, tile.displacement, tile.residual);
 
@@ -66,9 +66,7 @@ void finish_by_newton(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, co
                      store(tile.work.tangent[0].row(i) + c, load(tile.krylov.direction(slots[i], j) + c));
                    });
                    multiply_hessian(network, slots, lines, tile.kept, tile.work, worker);
-                   for_columns<T>({0, lines}, worker.columns(width), [&](int64_t i, int64_t c) {
-                     store(tile.impulse.row(i) + c, step * load(tile.work.tangent_delta[0].row(i) + c));
-                   });
+                   write_impulses(job, tile, stage, lines, tile.work.tangent_delta[0], worker);
                    displace(job, tile, stage, false, lines, tile.impulse, worker);
                    for (int64_t i = 0; i < lines; ++i)
                      for_vectors<T>(width, [&](int64_t c) {

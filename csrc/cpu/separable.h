@@ -3,7 +3,6 @@
 #pragma once
 #include "directional.h"
 #include "hamiltorch/separable.h"
-#include "states.h"
 
 namespace hamiltorch {
 namespace {
@@ -12,6 +11,7 @@ namespace {
 template <class T>
 struct SeparableHalf {
   Tile<T> state;  // [d]: q for V, p for T; an adjoint's cotangent of it
+  Tile<T> slope;  // [d]: a network's gradient; an adjoint's Hessian product
   FirstLayer<T> first;
   Evaluation<T> evaluation;
   // Of an adjoint:
@@ -23,8 +23,7 @@ struct SeparableHalf {
 template <class T>
 struct SeparableTile {
   SeparableHalf<T> halves[2];
-  Tile<T> product;  // [d], of the last move
-  int32_t* all;     // [rows]: every slot
+  int32_t* all;  // [rows]: every slot
 };
 
 template <class T>
@@ -65,6 +64,7 @@ SeparableHalf<T> take_half(Arena& arena, const SeparableJob<T>& job, int half, b
   }
   if (!job.has_network(half)) return own;
   const Network<T>& network = job.networks[half];
+  own.slope = take_tile<T>(arena, rows, d);
   own.first = take_first_layer(arena, network, rows);
   if (own.first.from_p.data) clear(own.first.from_p.data, rows * own.first.from_p.stride);  // there is one half only
   if (back) {
@@ -106,7 +106,6 @@ SeparableJob<T> take_separable(Arena& arena, Arena& prepared, const SeparableRol
   for (int team = 0; team < teams; ++team) {
     SeparableTile<T> tile{};
     for (int half = 0; half < 2; ++half) tile.halves[half] = take_half(arena, job, half, back);
-    tile.product = take_tile<T>(arena, job.plan.tile_rows, d);
     tile.all = arena.take<int32_t>(job.plan.tile_rows);
     take_workers(arena, job.workers ? job.workers + team * size : nullptr, size, job.barriers + team,
                  job.plan.tile_rows, most, !job.plan.packed, false);
@@ -171,6 +170,7 @@ void roll_separable(const SeparableJob<T>& job, const SeparableTile<T>& tile, in
     const Network<T>& network = job.networks[half];
     apply(network.q, rows, own.state, own.first.from_q, worker, no_more);
     evaluate(network, rows, own.first, own.evaluation, Record<T>{}, false, worker);
+    apply_transposed(network.q, rows, own.evaluation.delta[0], own.slope, worker, no_more);
   };
   for (int64_t n = 0; n < rollout.steps; ++n) {
     for (int64_t k = 0; k < rollout.stage_count; ++k) {
@@ -179,10 +179,13 @@ void roll_separable(const SeparableJob<T>& job, const SeparableTile<T>& tile, in
       const SeparableHalf<T>& own = tile.halves[reads];
       const Tile<T>& moved = tile.halves[moves].state;
       if (!known[reads]) evaluate_half(reads);
-      if (job.has_network(reads))
-        move(job.networks[reads].q, rows, own.evaluation.delta[0], step, tile.product, moved, moved, worker);
-      else
+      if (!job.has_network(reads)) {
         add_by_mass(job, rows, step, own.state, moved, worker);
+      } else {
+        for_columns<T>({0, rows}, worker.columns(d), [&](int64_t r, int64_t c) {
+          store(moved.row(r) + c, load(moved.row(r) + c) + step * load(own.slope.row(r) + c));
+        });
+      }
       known[moves] = false;
     }
     write_state(job, tile, rows, trajectory + (n + 1) * 2 * d, stride, worker);
@@ -211,15 +214,8 @@ void roll_separable_back(const SeparableJob<T>& job, const SeparableTile<T>& til
     if (!job.has_network(half)) return add_by_mass(job, rows, rollout.dt, own.direction, own.state, worker);
     const Network<T>& network = job.networks[half];
     read_rows(arrays.points[half] + at, count * d, rows, d, own.point, worker);
-    evaluate_curvature_from(
-        network, tile.all, rows, own.kept, own.work, worker,
-        [&](const auto& activate_all) {
-          apply(network.q, rows, own.point, argument_of(network, own.work), worker, activate_all);
-        },
-        [&](int64_t slot, int64_t c) { return load(own.first.base.row(slot) + c); });
-    apply(network.q, rows, own.direction, own.work.tangent[0], worker, no_more);
-    multiply_hessian(network, tile.all, rows, own.kept, own.work, worker);
-    move(network.q, rows, own.work.tangent_delta[0], rollout.dt, tile.product, own.state, own.state, worker);
+    add_hessian_product(network, tile.all, rows, own.point, own.direction, own.first.base, own.kept, own.work,
+                        rollout.dt, own.slope, own.state, worker);
   };
   for (int64_t n = steps; n-- > 0;) {
     for (int64_t k = rollout.stage_count; k-- > 0;) {

@@ -205,6 +205,12 @@ int main() {
       {2, 0, 60, 1, {16}, Activation::kTanh, 2.5, kMidpoint},
       // Few samples of a large network: threads share the columns.
       {20, 2, 2, 2, {520, 420}, Activation::kSilu, 0.1, kStormerVerlet},
+      {20, 0, 20, 2, {1300}, Activation::kTanh, 0.1, kMidpoint},
+      // The same in layer-1 space, with panels and in torch's layout.
+      {300, 0, 4, 3, {300}, Activation::kTanh, 0.1, kStormerVerlet},
+      {300, 0, 2, 3, {330}, Activation::kTanh, 0.1, kStormerVerlet},
+      {300, 0, 4, 3, {290, 250}, Activation::kTanh, 0.1, kStormerVerlet},
+      {300, 0, 20, 3, {290}, Activation::kTanh, 0.1, kMidpoint},
   };
   const Implementation* all[8];
   const int count = supported_implementations(all, 8);
