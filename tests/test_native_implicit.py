@@ -238,7 +238,7 @@ def test_a_singular_newton_matrix_is_not_a_solution():
 @pytest.mark.parametrize("method", METHODS)
 def test_solves_start_from_what_the_last_steps_found(method, d):
     """Along a smooth motion one iteration a solve is enough once four steps are known. Of 90 coordinates in layer-1
-    space, where the first solve of all finds less than those after it."""
+    space."""
     H, z0 = network(d, (40,), dtype=torch.float32), states(6, 2 * d, dtype=torch.float32)
     _, info = values(H, z0, 20, "native", method, dt=0.02, tol=4e-6)
     assert info.converged.all()

@@ -239,7 +239,6 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
   const ImplicitArrays<T>& arrays = job.arrays;
   const int64_t d = job.network.half, dim = 2 * d, width = job.network.first();
   const int64_t steps = rollout.steps, stages = rollout.stage_count, stride = (steps + 1) * dim;
-  const Stage &first = rollout.stages[0], &last = rollout.stages[stages - 1];
   T* const trajectory = arrays.trajectory + first_row * stride;
   ImplicitTile<T> tile = own;  // of which D, the impulses and those carried change from stage to stage
   const auto write_state = [&](int64_t n) {
@@ -282,8 +281,9 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
         for_columns<T>({0, rows}, {0, width}, [&](int64_t r, int64_t c) {
           store(after.row(r) + c, load(before.row(r) + c) + load(tile.impulses.row(r) + c));
         });
-        const bool ends = k + 1 == stages, handed_on = hands_on(stage, ends ? first : rollout.stages[k + 1]);
-        if (!ends || n + 1 < steps) advance_arguments(job, tile, stage, handed_on, rows, worker);
+        const bool ends = n + 1 == steps && k + 1 == stages,
+                   handed_on = hands_on(stage, rollout.stages[(k + 1) % stages]);
+        if (!ends) advance_arguments(job, tile, stage, handed_on, rows, worker);
         tile.carried = handed_on ? tile.impulses : Tile<T>{};
       } else {
         T* const points = arrays.points ? arrays.points + ((first_row * steps + n) * stages + k) * dim : nullptr;
@@ -297,14 +297,6 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
       const Tile<T> from = sums_after(pending), to = sums_after(0);
       for_columns<T>({0, rows}, {0, width}, [&](int64_t r, int64_t c) { store(to.row(r) + c, load(from.row(r) + c)); });
       pending = 0;
-    }
-    if (n == 0 && tile.carried.data) {
-      // The first solve had nothing to take along; later starts are to see it as if it had.
-      const T missing = static_cast<T>(last.coefficient / first.coefficient);
-      for (int64_t r = 0; r < rows; ++r) {
-        T* const found = displacement(0, 0).row(r);
-        add_scaled(found, missing, found, width);
-      }
     }
     const Range mine = worker.share_of(rows);
     for (int64_t r = mine.begin; r < mine.end; ++r) {
