@@ -281,8 +281,8 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
         for_columns<T>({0, rows}, {0, width}, [&](int64_t r, int64_t c) {
           store(after.row(r) + c, load(before.row(r) + c) + load(tile.impulses.row(r) + c));
         });
-        const bool ends = n + 1 == steps && k + 1 == stages,
-                   handed_on = hands_on(stage, rollout.stages[(k + 1) % stages]);
+        const bool handed_on = hands_on(stage, rollout.stages[(k + 1) % stages]);
+        const bool ends = n + 1 == steps && k + 1 == stages;
         if (!ends) advance_arguments(job, tile, stage, handed_on, rows, worker);
         tile.carried = handed_on ? tile.impulses : Tile<T>{};
       } else {
