@@ -8,9 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "../cpu/implementation.h"
-#include "expect.h"
-#include "scalar_network.h"
+#include "everywhere.h"
 
 using namespace hamiltorch;
 
@@ -157,30 +155,17 @@ void run(const Case& c, int threads, unsigned seed) {
       grad_condition[i / (count * c.condition) * c.condition + i % c.condition] += by_point[i];
   }
 
-  // Central differences along one random direction of everything at once.
-  double slope = along;
-  for (const double each : grad_angle) slope += 2 * kBinding * each;
-  std::vector<std::pair<T*, T>> moves = {{&p.dt, 1}};
-  const auto move = [&](T& value, double gradient) {
-    const T direction = static_cast<T>(normals.next());
-    slope += double(direction) * gradient;
-    moves.emplace_back(&value, direction);
-  };
+  double grad_dt = along;
+  for (const double each : grad_angle) grad_dt += 2 * kBinding * each;
+  Direction<T> move(normals);
+  move.along(p.dt, grad_dt, 1);
   gradients.for_each(p.network, move);
   for (size_t i = 0; i < grad_z0.size(); ++i) move(p.z0[i], grad_z0[i]);
   for (size_t i = 0; i < grad_condition.size(); ++i) move(p.condition[i], grad_condition[i]);
-  expect(std::isfinite(slope), name + " gradients are written");
-  if (sizeof(T) == 4) return;  // differences need double
-  const auto loss = [&](double by) {
-    for (auto& [value, direction] : moves) *value += static_cast<T>(by * direction);
+  move.check(name, [&] {
     forward(false);
-    double sum = 0;
-    for (size_t i = 0; i < trajectory.size(); ++i) sum += double(trajectory[i]) * cotangents[i];
-    return sum;
-  };
-  const double h = 1e-6, up = loss(h), down = loss(-2 * h), measured = (up - down) / (2 * h);
-  expect(std::fabs(measured - slope) < 1e-5 * (1 + std::fabs(slope) + std::fabs(up)),
-         name + " gradient " + std::to_string(slope) + " against " + std::to_string(measured));
+    return dot(trajectory, cotangents);
+  });
 }
 
 }  // namespace
@@ -197,16 +182,7 @@ int main() {
       {20, 2, 2, 2, {520, 420}, Activation::kSilu},
       {20, 0, 20, 1, {520, 420}, Activation::kTanh},
   };
-  const Implementation* all[8];
-  const int count = supported_implementations(all, 8);
-  for (int i = 0; i < count; ++i) {
-    use_implementation(all[i]->name);
-    for (const int threads : {1, 2, 3})
-      for (size_t k = 0; k < cases.size(); ++k) {
-        run<float>(cases[k], threads, static_cast<unsigned>(k));
-        run<double>(cases[k], threads, static_cast<unsigned>(k));
-      }
-  }
-  std::printf(failures ? "%d failed\n" : "extended tests passed on %d instruction sets\n", failures ? failures : count);
-  return failures != 0;
+  return run_everywhere("extended", cases, [](auto zero, const Case& c, int threads, unsigned seed) {
+    run<decltype(zero)>(c, threads, seed);
+  });
 }

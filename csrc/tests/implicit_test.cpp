@@ -8,9 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "../cpu/implementation.h"
-#include "expect.h"
-#include "scalar_network.h"
+#include "everywhere.h"
 
 using namespace hamiltorch;
 
@@ -153,14 +151,7 @@ void run(const Case& c, int threads, unsigned seed) {
            name + " gradient status");
   }
 
-  // Central differences along one random direction of everything at once.
-  double slope = 0;
-  std::vector<std::pair<T*, T>> moves;
-  const auto move = [&](T& value, double gradient) {
-    const T direction = static_cast<T>(normals.next());
-    slope += double(direction) * gradient;
-    moves.emplace_back(&value, direction);
-  };
+  Direction<T> move(normals);
   gradients.for_each(p.network, move);
   for (size_t i = 0; i < grad_z0.size(); ++i) move(p.z0[i], grad_z0[i]);
   for (int64_t s = 0; s < c.batch; ++s)
@@ -170,20 +161,11 @@ void run(const Case& c, int threads, unsigned seed) {
         sum += grad_condition[(s * c.steps * stages + j) * c.condition + i];
       move(p.condition[s * c.condition + i], sum);
     }
-  slope += grad_dt;
-  moves.emplace_back(&p.dt, 1);
-  expect(std::isfinite(slope), name + " gradients are written");
-  if (sizeof(T) == 4) return;  // differences need double
-  const auto loss = [&](double by) {
-    for (auto& [value, direction] : moves) *value += static_cast<T>(by * direction);
+  move.along(p.dt, grad_dt, 1);
+  move.check(name, [&] {
     forward(true, trajectory);
-    double sum = 0;
-    for (size_t i = 0; i < trajectory.size(); ++i) sum += double(trajectory[i]) * cotangents[i];
-    return sum;
-  };
-  const double h = 1e-6, up = loss(h), down = loss(-2 * h), measured = (up - down) / (2 * h);
-  expect(std::fabs(measured - slope) < 1e-5 * (1 + std::fabs(slope) + std::fabs(up)),
-         name + " gradient " + std::to_string(slope) + " against " + std::to_string(measured));
+    return dot(trajectory, cotangents);
+  });
 }
 
 }  // namespace
@@ -212,16 +194,7 @@ int main() {
       {300, 0, 4, 3, {290, 250}, Activation::kTanh, 0.1, kStormerVerlet},
       {300, 0, 20, 3, {290}, Activation::kTanh, 0.1, kMidpoint},
   };
-  const Implementation* all[8];
-  const int count = supported_implementations(all, 8);
-  for (int i = 0; i < count; ++i) {
-    use_implementation(all[i]->name);
-    for (const int threads : {1, 2, 3})
-      for (size_t k = 0; k < cases.size(); ++k) {
-        run<float>(cases[k], threads, static_cast<unsigned>(k));
-        run<double>(cases[k], threads, static_cast<unsigned>(k));
-      }
-  }
-  std::printf(failures ? "%d failed\n" : "implicit tests passed on %d instruction sets\n", failures ? failures : count);
-  return failures != 0;
+  return run_everywhere("implicit", cases, [](auto zero, const Case& c, int threads, unsigned seed) {
+    run<decltype(zero)>(c, threads, seed);
+  });
 }

@@ -111,7 +111,7 @@ struct NetworkGradients {
 
   // move(number, its derivative) for all of the network's.
   template <class Move>
-  void for_each(ScalarNetwork<T>& network, const Move& move) const {
+  void for_each(ScalarNetwork<T>& network, Move& move) const {
     for (size_t l = 0; l < weights.size(); ++l)
       for (size_t i = 0; i < weights[l].size(); ++i) move(network.weights[l][i], weights[l][i]);
     for (size_t l = 0; l < biases.size(); ++l)

@@ -9,10 +9,8 @@
 #include <vector>
 
 #define HAMILTORCH_VECTOR_BYTES 16
-#include "../cpu/implementation.h"
 #include "../cpu/linear.h"
-#include "expect.h"
-#include "scalar_network.h"
+#include "everywhere.h"
 
 using namespace hamiltorch;
 
@@ -159,14 +157,7 @@ void run(const Case& c, int threads, unsigned seed) {
            name + " gradient status");
   }
 
-  // Central differences along one random direction of everything at once.
-  double slope = 0;
-  std::vector<std::pair<T*, T>> moves;
-  const auto move = [&](T& value, double gradient) {
-    const T direction = static_cast<T>(normals.next());
-    slope += double(direction) * gradient;
-    moves.emplace_back(&value, direction);
-  };
+  Direction<T> move(normals);
   gradients.for_each(p.network, move);
   for (size_t i = 0; i < grad_mass.size(); ++i) move(p.mass[i], grad_mass[i]);
   for (size_t i = 0; i < grad_damping.size(); ++i) move(p.damping[i], grad_damping[i]);
@@ -181,22 +172,15 @@ void run(const Case& c, int threads, unsigned seed) {
       move(p.condition[s * c.condition + i], sum);
     }
   }
-  slope += grad_dt;
-  moves.emplace_back(&p.dt, 1);
-  expect(std::isfinite(slope), name + " gradients are written");
-  if (sizeof(T) == 4) return;  // differences need double
-  const auto loss = [&](double by) {
-    for (auto& [value, direction] : moves) *value += static_cast<T>(by * direction);
+  move.along(p.dt, grad_dt, 1);
+  move.check(name, [&] {
     forward();
     double sum = 0;
     for (int64_t s = 0; s < c.batch; ++s)
       for (int64_t i = 0; i < c.steps * c.d; ++i)
         sum += double(trajectory[(s * (c.steps + 2) + 2) * c.d + i]) * cotangents[s * c.steps * c.d + i];
     return sum;
-  };
-  const double h = 1e-6, up = loss(h), down = loss(-2 * h), measured = (up - down) / (2 * h);
-  expect(std::fabs(measured - slope) < 1e-5 * (1 + std::fabs(slope) + std::fabs(up)),
-         name + " gradient " + std::to_string(slope) + " against " + std::to_string(measured));
+  });
 }
 
 // Without pivots the first of these systems divides by zero and the second loses all digits.
@@ -243,17 +227,7 @@ int main() {
       {20, 2, 2, 3, {520, 420}, Activation::kSilu, 0.1, true},
       {31, 1, 3, 2, {1700}, Activation::kTanh, 1.5, false},
   };
-  const Implementation* all[8];
-  const int count = supported_implementations(all, 8);
-  for (int i = 0; i < count; ++i) {
-    use_implementation(all[i]->name);
-    for (const int threads : {1, 2, 3})
-      for (size_t k = 0; k < cases.size(); ++k) {
-        run<float>(cases[k], threads, static_cast<unsigned>(k));
-        run<double>(cases[k], threads, static_cast<unsigned>(k));
-      }
-  }
-  std::printf(failures ? "%d failed\n" : "variational tests passed on %d instruction sets\n",
-              failures ? failures : count);
-  return failures != 0;
+  return run_everywhere("variational", cases, [](auto zero, const Case& c, int threads, unsigned seed) {
+    run<decltype(zero)>(c, threads, seed);
+  });
 }
