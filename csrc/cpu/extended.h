@@ -266,13 +266,9 @@ void extended_thread(void* context, int index) {
   const ExtendedJob<T>& job = *static_cast<const ExtendedJob<T>*>(context);
   const Plan& plan = job.plan;
   prepare(job.network, job.rollout->rollout.network, {index, plan.teams * plan.team_size, job.all});
-  const int team = index / plan.team_size;
-  const Range mine = share(job.rollout->rollout.batch, team, plan.teams);
-  const int64_t tiles = ceil_div(mine.size(), plan.tile_rows);
-  for (int64_t i = 0; i < tiles; ++i) {
-    const Range part = share(mine.size(), i, tiles);
-    roll(job, job.tiles[team], mine.begin + part.begin, part.size(), job.workers[index]);
-  }
+  for_tiles(plan, job.rollout->rollout.batch, index, [&](int64_t row, int64_t rows) {
+    roll(job, job.tiles[index / plan.team_size], row, rows, job.workers[index]);
+  });
 }
 
 template <class T>

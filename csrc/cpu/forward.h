@@ -54,21 +54,16 @@ void forward_thread(void* context, int index) {
   const Forward<T>& job = *static_cast<const Forward<T>*>(context);
   const Plan& plan = job.plan;
   prepare(job.network, job.rollout->network, {index, plan.teams * plan.team_size, job.all});
-  const int team = index / plan.team_size;
-  const Range mine = share(job.rollout->batch, team, plan.teams);
-  const int64_t tiles = ceil_div(mine.size(), plan.tile_rows);
-  for (int64_t i = 0; i < tiles; ++i) {
-    const Range part = share(mine.size(), i, tiles);
-    const int64_t row = mine.begin + part.begin;
-    if (rolls_single(job, part.size())) {
-      with_activation(job.network.activation, [&](auto tag) {
-        roll_single<T, decltype(tag)::kind>(job, job.tiles[team], row, job.workers[index]);
-      });
+  const ForwardTile<T>& tile = job.tiles[index / plan.team_size];
+  for_tiles(plan, job.rollout->batch, index, [&](int64_t row, int64_t rows) {
+    if (rolls_single(job, rows)) {
+      with_activation(job.network.activation,
+                      [&](auto tag) { roll_single<T, decltype(tag)::kind>(job, tile, row, job.workers[index]); });
     } else {
       const auto roll = plan.layer1 ? roll_layer1<T> : roll_states<T>;
-      roll(job, job.tiles[team], row, part.size(), job.workers[index]);
+      roll(job, tile, row, rows, job.workers[index]);
     }
-  }
+  });
 }
 
 template <class T>

@@ -135,6 +135,17 @@ Plan make_del_plan(const Mlp<T>& network, int64_t batch, double evaluations, int
   return plan;
 }
 
+// f(first row, rows) for the tiles of samples that the team of thread `index` takes in turn, all nearly of one size.
+template <class F>
+void for_tiles(const Plan& plan, int64_t batch, int index, const F& f) {
+  const Range mine = share(batch, index / plan.team_size, plan.teams);
+  const int64_t tiles = ceil_div(mine.size(), plan.tile_rows);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const Range part = share(mine.size(), i, tiles);
+    f(mine.begin + part.begin, part.size());
+  }
+}
+
 template <class T>
 Worker<T> solo_worker() {
   return {{0, 1, nullptr}, nullptr, 0, {nullptr, nullptr}, 0, 0};

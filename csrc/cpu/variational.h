@@ -169,12 +169,8 @@ void del_thread(void* context, int index) {
   const DelJob<T>& job = *static_cast<const DelJob<T>*>(context);
   const Plan& plan = job.plan;
   prepare(job.system.network, job.system.rollout->network, {index, plan.teams * plan.team_size, job.all});
-  const Range mine = share(job.system.rollout->batch, index / plan.team_size, plan.teams);
-  const int64_t tiles = ceil_div(mine.size(), plan.tile_rows);
-  for (int64_t i = 0; i < tiles; ++i) {
-    const Range part = share(mine.size(), i, tiles);
-    roll(job, job.tiles[index], mine.begin + part.begin, part.size(), job.workers[index]);
-  }
+  for_tiles(plan, job.system.rollout->batch, index,
+            [&](int64_t row, int64_t rows) { roll(job, job.tiles[index], row, rows, job.workers[index]); });
 }
 
 template <class T>
