@@ -9,6 +9,7 @@
 
 #include "description.h"
 #include "hamiltorch/implicit.h"
+#include "parameter_gradients.h"
 #include "run.h"
 
 namespace py = pybind11;
@@ -63,21 +64,15 @@ void adjoint(const Description& d, Address points, Address converged, Address gr
       &Kernels<T>::implicit_adjoint);
 }
 
-struct ParameterGradients {
-  std::vector<Address> weights, biases;
-  Address dt, condition;
-};
-
 template <class T>
 void gradient(const Description& d, Address points, Address converged, Address directions,
               const ParameterGradients& gradients, int threads) {
-  const std::vector<T*> weights = pointers<T>(gradients.weights), biases = pointers<T>(gradients.biases);
-  if (weights.size() != d.weights.size() || biases.size() != d.widths.size())
-    throw py::value_error("there must be a gradient for every weight, and for the biases of hidden layers");
+  const NativeGradients<T> to(d, gradients.weights, gradients.biases);
   run_implicit<T>(
       d, 0, 0,
-      ImplicitGradientArrays<T>{pointer<T>(points), pointer<uint8_t>(converged), pointer<T>(directions), weights.data(),
-                                biases.data(), pointer<T>(gradients.dt), pointer<T>(gradients.condition)},
+      ImplicitGradientArrays<T>{pointer<T>(points), pointer<uint8_t>(converged), pointer<T>(directions),
+                                to.weights.data(), to.biases.data(), pointer<T>(gradients.dt),
+                                pointer<T>(gradients.condition)},
       threads,
       [&](const Kernels<T>& kernels, const ImplicitRollout<T>& rollout) {
         return kernels.implicit_gradient_sizes(rollout, threads);

@@ -11,6 +11,7 @@
 
 #include "description.h"
 #include "hamiltorch/separable.h"
+#include "parameter_gradients.h"
 #include "run.h"
 
 namespace py = pybind11;
@@ -84,22 +85,14 @@ void adjoint(const SeparableDescription& d, Address points_q, Address points_p, 
                   });
 }
 
-struct ParameterGradients {
-  std::vector<Address> weights, biases;
-  Address dt, condition;
-};
-
 template <class T>
 void gradient(const SeparableDescription& d, bool of_kinetic, Address points, Address directions,
               const ParameterGradients& gradients, int threads) {
   const NativeSeparable<T> native(d);
-  const Description& own = of_kinetic ? *d.kinetic : d.potential;
   const Half half = of_kinetic ? kKinetic : kPotential;
-  const std::vector<T*> weights = pointers<T>(gradients.weights), biases = pointers<T>(gradients.biases);
-  if (weights.size() != own.weights.size() || biases.size() != own.widths.size())
-    throw py::value_error("there must be a gradient for every weight, and for the biases of hidden layers");
+  const NativeGradients<T> to(of_kinetic ? *d.kinetic : d.potential, gradients.weights, gradients.biases);
   const SeparableGradientArrays<T> arrays = {pointer<T>(points),       pointer<T>(directions),
-                                             weights.data(),           biases.data(),
+                                             to.weights.data(),        to.biases.data(),
                                              pointer<T>(gradients.dt), pointer<T>(gradients.condition)};
   const py::gil_scoped_release release;
   run(native.potential.implementation, of_kinetic ? *native.rollout.kinetic : native.rollout.rollout.network, false,

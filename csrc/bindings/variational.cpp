@@ -9,6 +9,7 @@
 
 #include "addresses.h"
 #include "hamiltorch/variational.h"
+#include "parameter_gradients.h"
 #include "run.h"
 
 namespace py = pybind11;
@@ -81,14 +82,12 @@ struct DelGradients {
 template <class T>
 void gradient(const DelDescription& d, Address trajectory, Address converged, Address multipliers,
               const DelGradients& gradients, int threads) {
-  const std::vector<T*> weights = pointers<T>(gradients.weights), biases = pointers<T>(gradients.biases);
-  if (weights.size() != d.weights.size() || biases.size() != d.widths.size())
-    throw py::value_error("there must be a gradient for every weight, and for the biases of hidden layers");
+  const NativeGradients<T> to(d, gradients.weights, gradients.biases);
   describe_and_run<T>(
       d,
-      DelGradientArrays<T>{pointer<T>(trajectory), pointer<uint8_t>(converged), pointer<T>(multipliers), weights.data(),
-                           biases.data(), pointer<T>(gradients.mass), pointer<T>(gradients.damping),
-                           pointer<T>(gradients.dt), pointer<T>(gradients.condition)},
+      DelGradientArrays<T>{pointer<T>(trajectory), pointer<uint8_t>(converged), pointer<T>(multipliers),
+                           to.weights.data(), to.biases.data(), pointer<T>(gradients.mass),
+                           pointer<T>(gradients.damping), pointer<T>(gradients.dt), pointer<T>(gradients.condition)},
       threads, &Kernels<T>::del_gradient_sizes, &Kernels<T>::del_gradient);
 }
 
