@@ -10,8 +10,17 @@ import torch
 from torch import Tensor
 
 from . import _C
-from ._addresses import address
-from ._ops import NativeCall, empty_gradients, library, no_second_derivative, zeros_for_none
+from ._implicit_ops import Gradients, gradients_along
+from ._ops import (
+    NativeCall,
+    check_cotangents,
+    check_kept,
+    empty_gradients,
+    library,
+    no_second_derivative,
+    wants_gradient,
+    zeros_for_none,
+)
 from .mlp import MLP
 
 __all__ = ["extended_rollout", "why_not_native"]
@@ -29,7 +38,6 @@ _rollout = torch.ops.hamiltorch.extended_rollout.default
 _rollout_backward = torch.ops.hamiltorch.extended_rollout_backward.default
 
 Results = tuple[Tensor, Tensor, Tensor]
-Gradients = tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]
 
 
 def why_not_native(z0: Tensor, precision: str) -> str | None:
@@ -42,8 +50,7 @@ def why_not_native(z0: Tensor, precision: str) -> str | None:
 def extended_rollout(mlp: MLP, z0: Tensor, dt: Tensor, steps: int, condition: Tensor | None, binding: float) -> Tensor:
     """Trajectory of z0 (batch, dim), differentiable once."""
     biases = zeros_for_none(mlp)
-    given = (z0, dt, condition, *mlp.weights, *biases)
-    recorded = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
+    recorded = wants_gradient(z0, dt, condition, *mlp.weights, *biases)
     trajectory: Tensor = _rollout(
         z0, dt, list(mlp.weights), biases, condition, mlp.activation, steps, binding, recorded
     )[0]
@@ -113,13 +120,12 @@ def _rollout_backward_cpu(
     _check_adjoint(grad_trajectory, points, turned)
     batch, states, _ = grad_trajectory.shape
     grads = empty_gradients(grad_trajectory, dt, weights, biases, condition)
-    grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = grads
+    grad_z0, grad_dt, *_ = grads
     grad_trajectory, points, turned = (x.contiguous() for x in (grad_trajectory, points, turned))
     z = grad_trajectory[:, 0]
     call = _native_call(z, dt, weights, biases, condition, activation, states - 1)
     directions = torch.empty_like(points)
     grad_angle = points.new_empty(batch, dtype=torch.float64)
-    threads = torch.get_num_threads()
     _C.extended_adjoint(
         call.rollout,
         binding,
@@ -129,32 +135,13 @@ def _rollout_backward_cpu(
         directions.data_ptr(),
         grad_z0.data_ptr(),
         grad_angle.data_ptr(),
-        threads,
+        torch.get_num_threads(),
     )
-    grad_biases[-1].zero_()  # no gradient of H has the last bias
-    if points.numel() == 0:
-        for grad in (grad_dt, *grad_weights, *grad_biases, grad_condition):
-            grad.zero_()
-        return grads
     # Parameters see a rollout as its points and directions: the same as a rollout of so many stages, one a step.
     count = points.shape[1]
     stages = NativeCall(z, dt, weights, biases, condition, activation, "implicit_midpoint", count, "float32")
-    all_solved = points.new_ones(batch, count, dtype=torch.bool)
-    by_point = None if condition is None else points.new_empty(batch, count, condition.shape[1])
-    _C.implicit_gradient(
-        stages.rollout,
-        points.data_ptr(),
-        all_solved.data_ptr(),
-        directions.data_ptr(),
-        [grad.data_ptr() for grad in grad_weights],
-        [grad.data_ptr() for grad in grad_biases[:-1]],
-        grad_dt.data_ptr(),
-        address(by_point),
-        threads,
-    )
+    gradients_along(stages, points, points.new_ones(batch, count, dtype=torch.bool), directions, grads)
     grad_dt += 2 * binding * grad_angle.sum().to(grad_dt.dtype)
-    if by_point is not None:
-        torch.sum(by_point, 1, out=grad_condition)
     return grads
 
 
@@ -218,11 +205,7 @@ def _empty(z0: Tensor, steps: int, recorded: bool) -> Results:
 
 
 def _check_adjoint(grad_trajectory: Tensor, points: Tensor, turned: Tensor) -> None:
-    if grad_trajectory.ndim != 3 or grad_trajectory.shape[1] == 0:
-        raise ValueError(f"grad_trajectory must have shape (batch, steps + 1, 2d), got {tuple(grad_trajectory.shape)}")
+    check_cotangents(grad_trajectory)
     batch, states, dim = grad_trajectory.shape
-    shapes = {"points": (batch, _points(states - 1), dim), "turned": (batch, states - 1, dim)}
-    for (name, shape), given in zip(shapes.items(), (points, turned), strict=True):
-        if given.shape != shape or given.dtype != grad_trajectory.dtype:
-            got = f"{given.dtype} {tuple(given.shape)}"
-            raise ValueError(f"{name} must be {grad_trajectory.dtype} of shape {shape}, got {got}")
+    check_kept("points", points, (batch, _points(states - 1), dim), grad_trajectory.dtype)
+    check_kept("turned", turned, (batch, states - 1, dim), grad_trajectory.dtype)

@@ -14,12 +14,22 @@ from torch import Tensor
 from . import _C, _cuda_implicit
 from ._addresses import address
 from ._cuda_block import apart
-from ._ops import NativeCall, check_call, empty_gradients, library, no_second_derivative, zeros_for_none
+from ._ops import (
+    NativeCall,
+    check_call,
+    check_cotangents,
+    check_kept,
+    empty_gradients,
+    library,
+    no_second_derivative,
+    wants_gradient,
+    zeros_for_none,
+)
 from .integrators import integrator
 from .mlp import MLP
 from .reference import RolloutInfo
 
-__all__ = ["implicit_rollout"]
+__all__ = ["Gradients", "gradients_along", "implicit_rollout"]
 
 library.define(
     "implicit_rollout(Tensor z0, Tensor dt, Tensor[] weights, Tensor[] biases, Tensor? condition, str activation, "
@@ -34,6 +44,7 @@ _rollout = torch.ops.hamiltorch.implicit_rollout.default
 _rollout_backward = torch.ops.hamiltorch.implicit_rollout_backward.default
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Gradients = tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]
 
 
 def implicit_rollout(
@@ -48,8 +59,7 @@ def implicit_rollout(
 ) -> tuple[Tensor, RolloutInfo]:
     """Trajectory of z0 (batch, dim), differentiable once, and what became of its steps."""
     biases = zeros_for_none(mlp)
-    given = (z0, dt, condition, *mlp.weights, *biases)
-    recorded = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
+    recorded = wants_gradient(z0, dt, condition, *mlp.weights, *biases)
     trajectory, _, converged, iterations, residual = _rollout(
         z0, dt, list(mlp.weights), biases, condition, mlp.activation, method, steps, tol, max_iterations, recorded
     )
@@ -145,30 +155,38 @@ def _rollout_backward_cpu(
     condition: Tensor | None,
     activation: str,
     method: str,
-) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
+) -> Gradients:
     _check_adjoint(grad_trajectory, points, converged, method)
     states = grad_trajectory.shape[1]
     grads = empty_gradients(grad_trajectory, dt, weights, biases, condition)
-    grad_z0, grad_dt, grad_weights, grad_biases, grad_condition = grads
     grad_trajectory, points, converged = (x.contiguous() for x in (grad_trajectory, points, converged))
     call = NativeCall(grad_trajectory[:, 0], dt, weights, biases, condition, activation, method, states - 1, "float32")
     directions = torch.empty_like(points)
-    threads = torch.get_num_threads()
     _C.implicit_adjoint(
         call.rollout,
         points.data_ptr(),
         converged.data_ptr(),
         grad_trajectory.data_ptr(),
         directions.data_ptr(),
-        grad_z0.data_ptr(),
-        threads,
+        grads[0].data_ptr(),
+        torch.get_num_threads(),
     )
+    gradients_along(call, points, converged, directions, grads)
+    return grads
+
+
+def gradients_along(call: NativeCall, points: Tensor, converged: Tensor, directions: Tensor, grads: Gradients) -> None:
+    """Writes the gradients by all but z0: those of dt sum u . dH/dz(w) over points w and directions u.
+
+    Both are (batch, steps, stages, dim) or, of one stage, (batch, steps, dim), by the call's steps and method.
+    """
+    _, grad_dt, grad_weights, grad_biases, grad_condition = grads
     grad_biases[-1].zero_()  # no gradient of H has the last bias
     if points.numel() == 0:
         for grad in (grad_dt, *grad_weights, *grad_biases, grad_condition):
             grad.zero_()
-        return grads
-    by_stage = None if condition is None else points.new_empty(*points.shape[:3], condition.shape[1])
+        return
+    by_stage = None if call.condition is None else points.new_empty(*points.shape[:-1], call.condition.shape[1])
     _C.implicit_gradient(
         call.rollout,
         points.data_ptr(),
@@ -178,15 +196,14 @@ def _rollout_backward_cpu(
         [grad.data_ptr() for grad in grad_biases[:-1]],
         grad_dt.data_ptr(),
         address(by_stage),
-        threads,
+        torch.get_num_threads(),
     )
     if by_stage is not None:
-        torch.sum(by_stage, (1, 2), out=grad_condition)
-    return grads
+        torch.sum(by_stage.flatten(1, -2), 1, out=grad_condition)
 
 
 @torch.library.impl(library, "implicit_rollout_backward", "CUDA")
-def _rollout_backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
+def _rollout_backward_cuda(*arguments: Any) -> Gradients:
     return rollout_backward_by_cuda(_C, *arguments)
 
 
@@ -201,7 +218,7 @@ def rollout_backward_by_cuda(
     condition: Tensor | None,
     activation: str,
     method: str,
-) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
+) -> Gradients:
     """The backward operator likewise."""
     _check_adjoint(grad_trajectory, points, converged, method)
     check_call(grad_trajectory[:, 0], dt, weights, biases, condition, grad_trajectory.shape[1] - 1, "float32")
@@ -224,7 +241,7 @@ def _rollout_backward_fake(
     condition: Tensor | None,
     activation: str,
     method: str,
-) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor], Tensor]:
+) -> Gradients:
     return empty_gradients(grad_trajectory, dt, weights, biases, condition)
 
 
@@ -282,13 +299,9 @@ def _check_limit(max_iterations: int) -> None:
 
 
 def _check_adjoint(grad_trajectory: Tensor, points: Tensor, converged: Tensor, method: str) -> None:
-    if grad_trajectory.ndim != 3 or grad_trajectory.shape[1] == 0:
-        raise ValueError(f"grad_trajectory must have shape (batch, steps + 1, 2d), got {tuple(grad_trajectory.shape)}")
+    check_cotangents(grad_trajectory)
     batch, states, dim = grad_trajectory.shape
     shape = (batch, states - 1, len(integrator(method).stages), dim)
-    if points.shape != shape or points.dtype != grad_trajectory.dtype:
-        raise ValueError(
-            f"points must be {grad_trajectory.dtype} of shape {shape}, got {points.dtype} {tuple(points.shape)}"
-        )
+    check_kept("points", points, shape, grad_trajectory.dtype)
     if converged.shape != shape[:2] or converged.dtype != torch.bool:
         raise ValueError(f"converged must be bool of shape {shape[:2]}, got {converged.dtype} {tuple(converged.shape)}")

@@ -197,14 +197,14 @@ def watched() -> bool:
     )
 
 
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Whether a gradient by one of these tensors, or None, may be asked for."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 def _to_be_recorded(*tensors: Tensor | None) -> bool:
     """Whether autograd has to record what is done to these tensors, all plain or None."""
-    given = [tensor for tensor in tensors if tensor is not None]
-    return (
-        torch.is_grad_enabled()
-        and any(tensor.requires_grad for tensor in given)
-        and all(type(tensor) in _PLAIN for tensor in given)
-    )
+    return wants_gradient(*tensors) and all(tensor is None or type(tensor) in _PLAIN for tensor in tensors)
 
 
 def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
@@ -523,6 +523,18 @@ def check_start(z0: Tensor, dt: Tensor, steps: int) -> None:
         raise ValueError(f"dt must be a 0-d tensor, got shape {tuple(dt.shape)}")
     if steps < 0:
         raise ValueError(f"steps must be zero or positive, got {steps}")
+
+
+def check_cotangents(grad_trajectory: Tensor) -> None:
+    """What every adjoint begins with."""
+    if grad_trajectory.ndim != 3 or grad_trajectory.shape[1] == 0:
+        raise ValueError(f"grad_trajectory must have shape (batch, steps + 1, 2d), got {tuple(grad_trajectory.shape)}")
+
+
+def check_kept(name: str, kept: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """What a rollout has left for its adjoint."""
+    if kept.shape != shape or kept.dtype != dtype:
+        raise ValueError(f"{name} must be {dtype} of shape {shape}, got {kept.dtype} {tuple(kept.shape)}")
 
 
 def check_layers(

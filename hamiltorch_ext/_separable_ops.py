@@ -12,7 +12,16 @@ from torch import Tensor
 
 from . import _C
 from ._addresses import address, contiguous
-from ._ops import check_layers, check_start, library, no_second_derivative, zeros_for_none
+from ._ops import (
+    check_cotangents,
+    check_kept,
+    check_layers,
+    check_start,
+    library,
+    no_second_derivative,
+    wants_gradient,
+    zeros_for_none,
+)
 from .activations import ACTIVATIONS
 from .integrators import INTEGRATORS, Stage, integrator
 from .mlp import ScalarMLP
@@ -77,8 +86,7 @@ def separable_rollout(
         kinetic_weights, kinetic_biases = list(kinetic.weights), zeros_for_none(kinetic)
     else:
         inverse_mass = z0.new_ones(H.dim // 2) if H.log_mass is None else torch.exp(-H.log_mass)
-    given = (z0, dt, condition, inverse_mass, *weights, *biases, *kinetic_weights, *kinetic_biases)
-    recorded = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in given)
+    recorded = wants_gradient(z0, dt, condition, inverse_mass, *weights, *biases, *kinetic_weights, *kinetic_biases)
     trajectory: Tensor = _rollout(
         z0, dt, weights, biases, kinetic_weights, kinetic_biases, inverse_mass, condition, potential.activation,
         method, steps, recorded,
@@ -196,8 +204,7 @@ def _rollout_backward_cpu(
     activation: str,
     method: str,
 ) -> Gradients:
-    if grad_trajectory.ndim != 3 or grad_trajectory.shape[1] == 0:
-        raise ValueError(f"grad_trajectory must have shape (batch, steps + 1, 2d), got {tuple(grad_trajectory.shape)}")
+    check_cotangents(grad_trajectory)
     grad_trajectory, points_q, points_p = (x.contiguous() for x in (grad_trajectory, points_q, points_p))
     call = _Call(
         grad_trajectory[:, 0], dt, weights, biases, kinetic_weights, kinetic_biases, inverse_mass, condition,
@@ -207,9 +214,7 @@ def _rollout_backward_cpu(
     for name, points, count in zip(
         ("points_q", "points_p"), (points_q, points_p), call.rollout.evaluations, strict=True
     ):
-        if points.shape != (batch, count, dim // 2) or points.dtype != grad_trajectory.dtype:
-            got = f"{points.dtype} {tuple(points.shape)}"
-            raise ValueError(f"{name} must be {grad_trajectory.dtype} {(batch, count, dim // 2)}, got {got}")
+        check_kept(name, points, (batch, count, dim // 2), grad_trajectory.dtype)
     grads = _empty_gradients(
         grad_trajectory, dt, weights, biases, kinetic_weights, kinetic_biases, inverse_mass, condition
     )
