@@ -15,6 +15,7 @@ from .integrators import INTEGRATORS, Integrator
 from .reference import Settings
 
 __all__ = [
+    "check_backend",
     "check_network",
     "check_state",
     "check_structure",
@@ -23,6 +24,14 @@ __all__ = [
     "checked_settings",
     "warn_of_failures",
 ]
+
+BACKENDS = ("auto", "native", "reference")
+
+
+def check_backend(backend: str) -> None:
+    """ValueError unless it is a way to run a rollout."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
 def check_state(z0: Tensor) -> None:

@@ -29,7 +29,7 @@ from .integrators import integrator
 from .mlp import MLP
 from .reference import RolloutInfo
 
-__all__ = ["Gradients", "gradients_along", "implicit_rollout"]
+__all__ = ["Gradients", "check_limit", "gradients_along", "implicit_rollout"]
 
 library.define(
     "implicit_rollout(Tensor z0, Tensor dt, Tensor[] weights, Tensor[] biases, Tensor? condition, str activation, "
@@ -80,7 +80,7 @@ def _rollout_cpu(
     max_iterations: int,
     recorded: bool,
 ) -> Results:
-    _check_limit(max_iterations)
+    check_limit(max_iterations)
     results = trajectory, points, converged, iterations, residual = _empty(z0, method, steps, recorded)
     z0 = z0.contiguous()
     call = NativeCall(z0, dt, weights, biases, condition, activation, method, steps, "float32")
@@ -120,7 +120,7 @@ def rollout_by_cuda(
 ) -> Results:
     """The operator by the CUDA kernels of ``native``: ``_C``, or the emulator of the tests."""
     check_call(z0, dt, weights, biases, condition, steps, "float32")
-    _check_limit(max_iterations)
+    check_limit(max_iterations)
     results = _empty(z0, method, steps, recorded)
     equations = _cuda_implicit.Equations(dt, weights, biases, condition, activation, method)
     with apart(z0):
@@ -293,7 +293,8 @@ def _empty(z0: Tensor, method: str, steps: int, recorded: bool) -> Results:
     )
 
 
-def _check_limit(max_iterations: int) -> None:
+def check_limit(max_iterations: int) -> None:
+    """ValueError unless it is a number of iterations."""
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be one or more, got {max_iterations}")
 
@@ -303,5 +304,4 @@ def _check_adjoint(grad_trajectory: Tensor, points: Tensor, converged: Tensor, m
     batch, states, dim = grad_trajectory.shape
     shape = (batch, states - 1, len(integrator(method).stages), dim)
     check_kept("points", points, shape, grad_trajectory.dtype)
-    if converged.shape != shape[:2] or converged.dtype != torch.bool:
-        raise ValueError(f"converged must be bool of shape {shape[:2]}, got {converged.dtype} {tuple(converged.shape)}")
+    check_kept("converged", converged, shape[:2], torch.bool)

@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import _implicit, _ops, reference
+from ._batches import energies_at, rows
 from ._checks import (
+    check_backend,
     check_network,
     check_state,
     checked_condition,
@@ -28,6 +30,7 @@ from ._checks import (
     checked_settings,
     warn_of_failures,
 )
+from ._discrete_gradient_ops import Ports, discrete_rollout, why_not_native
 from .activations import ACTIVATIONS
 from .integrators import integrator
 from .mlp import MLP, check_architecture, check_condition, describe
@@ -210,6 +213,7 @@ def port_rollout(
     return_info: Literal[False] = ...,
     tol: float | None = ...,
     max_iterations: int = ...,
+    backend: str = ...,
 ) -> Tensor: ...
 @overload
 def port_rollout(
@@ -224,6 +228,7 @@ def port_rollout(
     return_info: Literal[False] = ...,
     tol: float | None = ...,
     max_iterations: int = ...,
+    backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 @overload
 def port_rollout(
@@ -238,6 +243,7 @@ def port_rollout(
     return_info: Literal[True],
     tol: float | None = ...,
     max_iterations: int = ...,
+    backend: str = ...,
 ) -> tuple[Tensor, RolloutInfo]: ...
 @overload
 def port_rollout(
@@ -252,6 +258,7 @@ def port_rollout(
     return_info: Literal[True],
     tol: float | None = ...,
     max_iterations: int = ...,
+    backend: str = ...,
 ) -> tuple[Tensor, Tensor, RolloutInfo]: ...
 def port_rollout(
     system: PortHamiltonian,
@@ -265,6 +272,7 @@ def port_rollout(
     return_info: bool = False,
     tol: float | None = None,
     max_iterations: int = 50,
+    backend: str = "auto",
 ) -> Any:
     """Integrate a port-Hamiltonian system from z0 under controls and return every state.
 
@@ -273,11 +281,10 @@ def port_rollout(
     controls supply, which ``diagnostics.supplied_energy`` computes, whatever dt. Every other method is put between two
     half steps of G u - R grad H + f by the explicit midpoint rule: second order if the method is, and passive only as
     dt goes to zero. Linear damping is half before a step and half after it, by its exact flow. What a system does not
-    have, or what is zero, changes nothing: the step is then bit for bit that of ``rollout`` with
-    ``backend="reference"``.
+    have, or what is zero, changes nothing: the step is then bit for bit that of ``rollout`` with the same backend.
 
     Args:
-        system: a ``PortHamiltonian``. Its rollouts run in torch.
+        system: a ``PortHamiltonian``.
         z0: initial states (q, p), shape (..., 2d), float32 or float64.
         controls: u, constant over each step, shape (..., steps, m); expanded to z0's batch. The number of steps is
             read from it; for a system without inputs m is 0.
@@ -288,6 +295,9 @@ def port_rollout(
         return_info: also return a ``RolloutInfo`` of the solves; without it, a warning tells of unsolved steps.
         tol: as for ``rollout``: by default 1e-6 in float32 and 1e-14 in float64.
         max_iterations: most iterations of one solve.
+        backend: "native" (one call of a fused kernel, or an error that says why not), "reference" (torch autograd), or
+            "auto": native where a kernel knows the system: "discrete_gradient" on the CPU, with a network for H,
+            constants for L and G, and no residual.
 
     Returns:
         Trajectory (..., steps + 1, 2d), index 0 is z0; with ``return_energy`` also energies (..., steps + 1), with
@@ -315,7 +325,18 @@ def port_rollout(
     _check_system(system, z0)
     controls = _checked_controls(system, controls, z0)
     condition = _condition_of(system, condition, z0)
+    check_backend(backend)
 
+    if backend != "reference":
+        network, reason = _native_network(system, z0, method)
+        if network is not None:
+            trajectory, info = _passive_natively(system, network, z0, controls, dt, condition, settings)
+            if not return_info:
+                warn_of_failures(info.converged, settings.tolerance(z0.dtype))
+            energies = energies_at(network.energy, trajectory, condition) if return_energy else None
+            return chosen(trajectory, energies, info if return_info else None)
+        if backend == "native":
+            raise ValueError(f"backend='native' cannot run this rollout: {reason}")
     if table.explicit or not torch.is_inference_mode_enabled():
         trajectory, energies, info = _integrate(system, z0, controls, dt, method, condition, return_energy, settings)
     else:
@@ -329,6 +350,47 @@ def port_rollout(
     if not return_info:
         warn_of_failures(info.converged, settings.tolerance(z0.dtype))
     return chosen(trajectory, energies, info if return_info else None)
+
+
+def _native_network(system: PortHamiltonian, z0: Tensor, method: str) -> tuple[MLP | None, str | None]:
+    """H as the kernel reads it, or why it does not run this rollout."""
+    network = describe(system.H)
+    if isinstance(network, str):
+        return None, network
+    if type(system) is not PortHamiltonian:
+        return None, f"system is a {type(system).__name__}, which may compute what it likes"
+    if method != "discrete_gradient":
+        return None, f"method {method!r} of a port-Hamiltonian system has no kernel, only 'discrete_gradient' has"
+    functions = {"dissipation": system.dissipation, "inputs": system.inputs, "residual": system.residual}
+    for name, part in functions.items():
+        if isinstance(part, nn.Module):
+            return None, f"{name} is a module, which kernels do not know"
+    reason = why_not_native(z0)
+    return (network, None) if reason is None else (None, reason)
+
+
+def _passive_natively(
+    system: PortHamiltonian,
+    network: MLP,
+    z0: Tensor,
+    controls: Tensor,
+    dt: Tensor,
+    condition: Tensor | None,
+    settings: Settings,
+) -> tuple[Tensor, RolloutInfo]:
+    batch, steps = z0.shape[:-1], controls.shape[-2]
+    dissipation = system.dissipation if isinstance(system.dissipation, Tensor) else None
+    forces = decay = None
+    if isinstance(system.inputs, Tensor):
+        with torch.autocast(z0.device.type, enabled=False):
+            forces = (controls @ system.inputs.mT).reshape(batch.numel(), steps, network.dim)
+    if system.damping is not None:
+        decay = torch.exp(-system.damping * dt / 2).expand(network.dim // 2)
+    limits = settings.tolerance(z0.dtype), settings.max_iterations
+    trajectory, info = discrete_rollout(
+        network, rows(z0), dt, steps, rows(condition), *limits, Ports(dissipation, forces, decay)
+    )
+    return trajectory.reshape(*batch, steps + 1, network.dim), RolloutInfo(*(x.reshape(*batch, steps) for x in info))
 
 
 def _integrate(

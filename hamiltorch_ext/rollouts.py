@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
-from . import _extended_ops, _implicit_ops, _ops, _separable_ops, reference
+from . import _discrete_gradient_ops, _extended_ops, _implicit_ops, _ops, _separable_ops, reference
+from ._batches import energies_at, rows
 from ._checks import (
+    check_backend,
     check_network,
     check_state,
     check_structure,
@@ -26,8 +27,6 @@ from .reference import RolloutInfo, Settings, chosen
 from .separable import SeparableHamiltonian
 
 __all__ = ["RolloutInfo", "euler_rollout", "leapfrog_rollout", "rollout"]
-
-BACKENDS = ("auto", "native", "reference")
 
 
 @overload
@@ -142,9 +141,9 @@ def rollout(
         return_info: also return a ``RolloutInfo`` of the implicit methods' solves; without it, a warning tells of
             steps that were not solved.
         tol: of implicit methods: a step's equations are solved when no entry of them is larger than ``tol`` times one
-            plus the largest of the solution (natively, of the equations as the first layer's arguments see them), or
-            when Newton's next step would be lost in rounding. By default 1e-6 in float32 and 1e-14 in float64: what
-            they keep they keep to this tolerance.
+            plus the largest of the solution (natively, but for "discrete_gradient", of the equations as the first
+            layer's arguments see them), or when Newton's next step would be lost in rounding. By default 1e-6 in
+            float32 and 1e-14 in float64: what they keep they keep to this tolerance.
         max_iterations: of implicit methods, most iterations of one solve.
         binding: of "extended": omega, in the units of one over dt, that binds the two copies of the phase space.
         require: "symplectic", "symmetric" or "energy": a ValueError where ``method`` does not keep that for this H.
@@ -156,10 +155,10 @@ def rollout(
             O(steps batch sum(hidden)) numbers, if they take at most 1 GiB (explicit methods of a network H; others keep
             O(steps batch dim) either way).
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
-            native where the kernels know H, the method and the device, else reference with a warning that says why: no
-            kernel has "discrete_gradient", and none of CUDA's "extended". A
-            ``SeparableHamiltonian`` runs natively on the CPU with "symplectic_euler", "leapfrog", "stormer_verlet" and
-            "yoshida4"; otherwise "auto" runs it in torch by its analytic gradients, without a warning.
+            native where the kernels know H, the method and the device, else reference with a warning that says why:
+            those of CUDA know neither "extended" nor "discrete_gradient". A ``SeparableHamiltonian`` runs natively on
+            the CPU with "symplectic_euler", "leapfrog", "stormer_verlet" and "yoshida4"; otherwise "auto" runs it in
+            torch by its analytic gradients, without a warning.
 
     Returns:
         Trajectory (..., steps + 1, 2d), index 0 is z0; with ``return_energy`` also energies (..., steps + 1), with
@@ -193,8 +192,7 @@ def rollout(
         raise ValueError(f"steps must be zero or positive, got {steps}")
     settings = checked_settings(tol, max_iterations, binding)
     _ops.check_precision(precision, z0)
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    check_backend(backend)
 
     mlp = describe(H)
     if condition is not None and not isinstance(condition, Tensor):
@@ -228,19 +226,19 @@ def rollout(
             reason = "torch.func transforms and forward-mode differentiation do not see through a native call"
         if reason is None and analytic:
             trajectory = _native_separable(H, z0, dt, int(steps), method, condition)
-            energies = _energies(H, trajectory, condition) if return_energy else None
+            energies = energies_at(H, trajectory, condition) if return_energy else None
             return chosen(trajectory, energies, _nothing_solved(steps, z0) if return_info else None)
         if reason is None:
             assert isinstance(mlp, MLP)
-            if method in _ops.IMPLICIT:
+            if not table.explicit:
                 trajectory, info = _native_implicit(mlp, z0, dt, int(steps), method, condition, settings)
                 if not return_info:
                     warn_of_failures(info.converged, settings.tolerance(z0.dtype))
-                energies = _energies(mlp.energy, trajectory, condition) if return_energy else None
+                energies = energies_at(mlp.energy, trajectory, condition) if return_energy else None
                 return chosen(trajectory, energies, info if return_info else None)
             if method == "extended":
                 trajectory = _native_extended(mlp, z0, dt, int(steps), condition, settings.binding)
-                energies = _energies(mlp.energy, trajectory, condition) if return_energy else None
+                energies = energies_at(mlp.energy, trajectory, condition) if return_energy else None
                 return chosen(trajectory, energies, _nothing_solved(steps, z0) if return_info else None)
             results = _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision, recompute)
             return chosen(*results, _nothing_solved(steps, z0) if return_info else None)
@@ -332,6 +330,8 @@ def euler_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options:
 def _why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
     if method == "extended":
         return _extended_ops.why_not_native(z0, precision)
+    if method == "discrete_gradient":
+        return _discrete_gradient_ops.why_not_native(z0, precision)
     # While tracing, the operator itself says so when it runs.
     return None if torch.compiler.is_compiling() else _ops.why_not_native(mlp, z0, method, precision)
 
@@ -366,9 +366,12 @@ def _native_implicit(
     mlp: MLP, z0: Tensor, dt: Tensor, steps: int, method: str, condition: Tensor | None, settings: Settings
 ) -> tuple[Tensor, RolloutInfo]:
     batch = z0.shape[:-1]
-    trajectory, info = _implicit_ops.implicit_rollout(
-        mlp, _rows(z0), dt, steps, method, _rows(condition), settings.tolerance(z0.dtype), settings.max_iterations
-    )
+    z0, condition = rows(z0), rows(condition)
+    limits = settings.tolerance(z0.dtype), settings.max_iterations
+    if method == "discrete_gradient":
+        trajectory, info = _discrete_gradient_ops.discrete_rollout(mlp, z0, dt, steps, condition, *limits)
+    else:
+        trajectory, info = _implicit_ops.implicit_rollout(mlp, z0, dt, steps, method, condition, *limits)
     shaped = RolloutInfo(*(field.reshape(*batch, steps) for field in info))
     return trajectory.reshape(*batch, steps + 1, mlp.dim), shaped
 
@@ -376,33 +379,17 @@ def _native_implicit(
 def _native_separable(
     H: SeparableHamiltonian, z0: Tensor, dt: Tensor, steps: int, method: str, condition: Tensor | None
 ) -> Tensor:
-    trajectory = _separable_ops.separable_rollout(H, _rows(z0), dt, steps, method, _rows(condition))
+    trajectory = _separable_ops.separable_rollout(H, rows(z0), dt, steps, method, rows(condition))
     return trajectory.reshape(*z0.shape[:-1], steps + 1, H.dim)
 
 
 def _native_extended(mlp: MLP, z0: Tensor, dt: Tensor, steps: int, condition: Tensor | None, binding: float) -> Tensor:
-    trajectory = _extended_ops.extended_rollout(mlp, _rows(z0), dt, steps, _rows(condition), binding)
+    trajectory = _extended_ops.extended_rollout(mlp, rows(z0), dt, steps, rows(condition), binding)
     return trajectory.reshape(*z0.shape[:-1], steps + 1, mlp.dim)
-
-
-@overload
-def _rows(x: Tensor) -> Tensor: ...
-@overload
-def _rows(x: None) -> None: ...
-def _rows(x: Tensor | None) -> Tensor | None:
-    """x (..., n) as (batch, n), of batches of no sample too."""
-    return None if x is None else x.reshape(x.shape[:-1].numel(), x.shape[-1])
 
 
 def _nothing_solved(steps: int, z0: Tensor) -> RolloutInfo:
     return reference.gather_reports([[]] * int(steps), z0)
-
-
-def _energies(energy: Callable[..., Tensor], trajectory: Tensor, condition: Tensor | None) -> Tensor:
-    """H at every state, shape (..., steps + 1)."""
-    if condition is not None:
-        condition = condition.unsqueeze(-2).expand(*trajectory.shape[:-1], condition.shape[-1])
-    return energy(trajectory, condition)
 
 
 def _transformed() -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import _newton
+from ._checks import check_backend
 from ._cuda_del import CudaKernels
 from ._del_function import Kernels, Settings, rollout
 from ._native_del import CpuKernels
@@ -29,7 +30,6 @@ __all__ = ["DELInfo", "del_residual", "del_rollout", "initialize_from_state", "r
 Constraint = Callable[[Tensor], Tensor]
 DiscreteForces = Callable[..., tuple[Tensor, Tensor]]
 
-BACKENDS = ("auto", "native", "reference")
 KERNELS: dict[str, Kernels] = {"cpu": CpuKernels(), "cuda": CudaKernels()}  # by device
 
 
@@ -153,8 +153,7 @@ def del_rollout(
     if not (isinstance(tol, numbers.Real) and 0 < tol < math.inf):
         raise ValueError(f"tol must be a positive number, got {tol!r}")
     dt = _checked_dt(dt, q0)
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    check_backend(backend)
     shape, d = q0.shape[:-1], q0.shape[-1]
     forces = _checked_like("forces", forces, q0, (*shape, steps, d))
     condition = _checked_condition(condition, q0)

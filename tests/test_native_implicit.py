@@ -339,8 +339,6 @@ def test_differentiable_once():
 
 def test_what_has_no_kernel_says_so():
     H, z0 = network(3, dtype=torch.float32), states(2, 6, dtype=torch.float32)
-    with pytest.raises(ValueError, match="'discrete_gradient' has no kernel"):
-        rollout(H, z0, 0.1, 1, method="discrete_gradient", backend="native")
     with pytest.raises(ValueError, match="precision"):
         rollout(H, z0, 0.1, 1, method="stormer_verlet", precision="bfloat16", backend="native")
 
@@ -354,7 +352,7 @@ def test_operators_check_their_arguments():
     converged = torch.ones(3, 2, dtype=torch.bool)
     with pytest.raises(ValueError, match="points must be"):
         backward(trajectory, states(3, 2, 1, 4), converged, *rest)
-    with pytest.raises(ValueError, match="converged must be bool"):
+    with pytest.raises(ValueError, match=r"converged must be torch\.bool of shape"):
         backward(trajectory, states(3, 2, 2, 4), converged.int(), *rest)
     with pytest.raises(ValueError, match="grad_trajectory must have shape"):
         backward(states(3, 4), states(3, 2, 2, 4), converged, *rest)

@@ -24,6 +24,7 @@
 #include "description.h"
 #include "direct.h"
 #include "direct_variational.h"
+#include "discrete_gradient.h"
 #include "extended.h"
 #include "hamiltorch/device.h"
 #include "hamiltorch/rollout.h"
@@ -193,6 +194,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   bind_implicit(m);
   bind_separable(m);
   bind_extended(m);
+  bind_discrete_gradient(m);
   bind_variational(m);
   bind_direct_variational(m);
   bind_cuda_variational(m);

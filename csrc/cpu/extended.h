@@ -43,11 +43,7 @@ ExtendedTile<T> take_extended_tile(Arena& arena, const ExtendedJob<T>& job, bool
   const int64_t rows = job.plan.tile_rows;
   const Network<T>& network = job.network;
   ExtendedTile<T> tile{};
-  const auto take_state = [&] {
-    const Tile<T> state = take_tile<T>(arena, rows, job.dim());
-    if (state.data) clear(state.data, rows * state.stride);
-    return state;
-  };
+  const auto take_state = [&] { return take_cleared<T>(arena, rows, job.dim()); };
   for (Tile<T>& copy : tile.copies) copy = take_state();
   tile.product = take_state();
   tile.first = take_first_layer(arena, network, rows);

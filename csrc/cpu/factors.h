@@ -29,11 +29,6 @@ Factors<T> take_factors(Arena& arena, int64_t out_width, int64_t in_width, int64
           arena.take<double>(out_width * padded<T>(in_width))};
 }
 
-template <class T>
-void clear(T* values, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) values[i] = 0;
-}
-
 // Stores value(r, c) for this member's columns as rows row0.. of one factor.
 template <class T, class F>
 void put(T* panels, int64_t capacity, int64_t row0, int64_t rows, const Range& columns, const F& value) {

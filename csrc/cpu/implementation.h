@@ -1,5 +1,6 @@
 // The kernels as compiled for one instruction set: an object with a name that users can print and override.
 #pragma once
+#include "hamiltorch/discrete_gradient.h"
 #include "hamiltorch/extended.h"
 #include "hamiltorch/implicit.h"
 #include "hamiltorch/rollout.h"
@@ -45,6 +46,11 @@ struct Kernels {
   Status (*extended_forward)(const ExtendedRollout<T>&, const ExtendedArrays<T>&, int threads, const Prepared&,
                              void* workspace, size_t size);
   Status (*extended_adjoint)(const ExtendedRollout<T>&, const ExtendedAdjointArrays<T>&, int threads, const Prepared&,
+                             void* workspace, size_t size);
+  Sizes (*discrete_sizes)(const DiscreteRollout<T>&, bool back, int threads);
+  Status (*discrete_forward)(const DiscreteRollout<T>&, const DiscreteArrays<T>&, int threads, const Prepared&,
+                             void* workspace, size_t size);
+  Status (*discrete_adjoint)(const DiscreteRollout<T>&, const DiscreteAdjointArrays<T>&, int threads, const Prepared&,
                              void* workspace, size_t size);
   // The activation and its two derivatives at each of `count` numbers, for tests.
   void (*activate)(Activation, const T* a, int64_t count, T* value, T* first, T* second);

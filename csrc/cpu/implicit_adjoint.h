@@ -12,8 +12,6 @@
 namespace hamiltorch {
 namespace {
 
-inline constexpr int kCycles = 16;  // of GMRES, each from where the one before ended
-
 // tile.work.tangent_delta[0] = K times this member's columns of `x` for these slots, a line each.
 template <class T, class Row>
 void multiply_lines(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const int32_t* slots, int64_t lines,
@@ -34,59 +32,6 @@ void multiply_adjoint(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, co
     for_vectors<T>(job.network.first(), [&](int64_t c) {
       store(product.row(i) + c, load(row(slots[i]) + c) - load(tile.image.row(i) + c));
     });
-}
-
-// tile.displacement = y for the `count` slots in tile.slow, whose y_0 is tile.residual. Where the matrix is singular,
-// or near to it, y is zero and the slot unsolved.
-template <class T>
-void solve_adjoint_stage(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const Stage& stage, int64_t count,
-                         const Worker<T>& worker) {
-  const int64_t width = job.network.first();
-  const auto y = [&](int64_t slot) { return tile.displacement.row(slot); };
-  int64_t open = count;
-  for (int64_t i = 0; i < count; ++i) {
-    const int32_t slot = tile.open[i] = tile.slow[i];
-    tile.length[slot] = norm(tile.residual.row(slot), width);
-    tile.target[slot] = kLeastRoundings * kEpsilon<T> * tile.length[slot];
-    tile.solved[slot] = 1;
-    for_vectors<T>(width, [&](int64_t c) {
-      store(tile.tried.row(slot) + c, load(tile.residual.row(slot) + c));
-      store(y(slot) + c, Vec<T>{});
-    });
-  }
-  for (int cycle = 0; cycle < kCycles && open > 0; ++cycle) {
-    solve_krylov(tile.krylov, tile.open, open, width, tile.tried, tile.target, tile.step, tile.left,
-                 tile.tried_residual, [&](const int32_t* slots, int64_t lines, int64_t j, const Tile<T>& product) {
-                   const auto direction = [&](int64_t slot) { return tile.krylov.direction(slot, j); };
-                   multiply_adjoint(job, tile, stage, slots, lines, direction, product, worker);
-                 });
-    int64_t still = 0;
-    for (int64_t i = 0; i < open; ++i) {
-      const int32_t slot = tile.open[i];
-      add_scaled(y(slot), static_cast<T>(1), tile.step.row(slot), width);
-      if (tile.left[slot] > tile.target[slot]) tile.open[still++] = slot;
-    }
-    open = still;
-    if (open == 0) break;
-    multiply_adjoint(job, tile, stage, tile.open, open, y, tile.tried_residual, worker);
-    for (int64_t i = 0; i < open; ++i) {
-      const int32_t slot = tile.open[i];
-      for_vectors<T>(width, [&](int64_t c) {
-        store(tile.tried.row(slot) + c, load(tile.residual.row(slot) + c) - load(tile.tried_residual.row(i) + c));
-      });
-      tile.left[slot] = norm(tile.tried.row(slot), width);
-    }
-  }
-  for (int64_t i = 0; i < count; ++i) {
-    const int32_t slot = tile.slow[i];
-    const T enough = square_root(kEpsilon<T>) * tile.length[slot];
-    if (!(tile.length[slot] < static_cast<T>(__builtin_inf()))) {  // what is not a number stays none
-      for_vectors<T>(width, [&](int64_t c) { store(y(slot) + c, load(tile.residual.row(slot) + c)); });
-    } else if (!(tile.left[slot] <= enough)) {
-      tile.solved[slot] = 0;
-      for_vectors<T>(width, [&](int64_t c) { store(y(slot) + c, Vec<T>{}); });
-    }
-  }
 }
 
 template <class T>
@@ -119,7 +64,10 @@ void reverse_implicit_stage(const ImplicitJob<T>& job, const ImplicitTile<T>& ti
     tile.solved[r] = 0;
     if (converged[r * steps]) tile.slow[count++] = static_cast<int32_t>(r);
   }
-  solve_adjoint_stage(job, tile, stage, count, worker);
+  solve_linear(tile, width, count, tile.displacement,
+               [&](const int32_t* slots, int64_t lines, const auto& row, const Tile<T>& product) {
+                 multiply_adjoint(job, tile, stage, slots, lines, row, product, worker);
+               });
 
   const auto y = [&](int64_t slot) { return tile.displacement.row(slot); };
   multiply_lines(job, tile, tile.all, rows, y, worker);

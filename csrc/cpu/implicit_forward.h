@@ -1,11 +1,9 @@
 // A whole rollout by implicit stages.
 #pragma once
-#include "implicit_newton.h"
+#include "stage_equations.h"
 
 namespace hamiltorch {
 namespace {
-
-inline constexpr int kTurns = kMostDifferences + 1;
 
 // Whether every stage takes both halves on the same way: then layer 1's argument is all there is to follow.
 template <class T>
@@ -23,12 +21,8 @@ ImplicitTile<T> take_implicit_team(Arena& arena, const ImplicitJob<T>& job) {
   tile.evaluation = take_evaluation(arena, network, rows);
   tile.work = take_lines(arena, network, rows, false);
   Tile<T>* const lines[] = {&tile.argument, &tile.impulse, &tile.image, &tile.other};
-  for (Tile<T>* line : lines) {
-    *line = take_tile<T>(arena, rows, width);
-    if (line->data) clear(line->data, rows * line->stride);
-  }
-  tile.moved = take_tile<T>(arena, rows, network.half);
-  if (tile.moved.data) clear(tile.moved.data, rows * tile.moved.stride);
+  for (Tile<T>* line : lines) *line = take_cleared<T>(arena, rows, width);
+  tile.moved = take_cleared<T>(arena, rows, network.half);
   if (job.plan.layer1) tile.states = take_tile<T>(arena, job.chunk * rows, network.half);
   return tile;
 }
@@ -38,19 +32,14 @@ ImplicitTile<T> take_implicit_tile(Arena& arena, const ImplicitJob<T>& job, Impl
   const Network<T>& network = job.network;
   const int64_t rows = job.plan.tile_rows, d = network.half, width = network.first();
   const int64_t stages = job.rollout->rollout.stage_count;
-  const auto take = [&](int64_t columns) {
-    const Tile<T> own = take_tile<T>(arena, rows, columns);
-    if (own.data) clear(own.data, rows * own.stride);
-    return own;
-  };
+  const auto take = [&](int64_t columns) { return take_cleared<T>(arena, rows, columns); };
+  static_cast<FixedPoint<T>&>(tile) = take_fixed_point<T>(arena, rows, width);
   tile.q = take(d);
   tile.p = take(d);
   tile.at_q = take(d);
   tile.at_p = take(d);
   tile.base = network.condition.in ? take(width) : Tile<T>{network.biases ? network.biases[0] : nullptr, 0};
-  Tile<T>* const whole[] = {&tile.s,        &tile.r,         &tile.residual,     &tile.step,
-                            &tile.tried,    &tile.images[0], &tile.images[1],    &tile.tried_residual,
-                            &tile.turns[0], &tile.turns[1],  &tile.residuals[0], &tile.residuals[1]};
+  Tile<T>* const whole[] = {&tile.s, &tile.r, &tile.turns[0], &tile.turns[1]};
   for (Tile<T>* each : whole) *each = take(width);
   tile.displacements = arena.take<Tile<T>>(stages * kTurns);
   for (int64_t i = 0; i < stages * kTurns; ++i) {
@@ -59,17 +48,8 @@ ImplicitTile<T> take_implicit_tile(Arena& arena, const ImplicitJob<T>& job, Impl
   }
   if (job.plan.layer1) tile.sums = take_tile<T>(arena, (job.chunk + 1) * rows, width);
   tile.kept = take_curvature(arena, network, rows);
-  tile.krylov = take_krylov<T>(arena, rows, width);
-  T** const numbers[] = {&tile.error, &tile.length, &tile.target, &tile.left, &tile.worst};
-  for (T** number : numbers) *number = arena.take<T>(rows);
-  tile.iterations = arena.take<int64_t>(rows);
-  tile.remembered = arena.take<int64_t>(rows);
-  tile.solved = arena.take<uint8_t>(rows);
+  tile.worst = arena.take<T>(rows);
   tile.alive = arena.take<uint8_t>(rows);
-  int32_t** const lists[] = {&tile.all, &tile.open, &tile.slow, &tile.trying};
-  for (int32_t** list : lists) *list = arena.take<int32_t>(rows);
-  if (tile.all)
-    for (int64_t slot = 0; slot < rows; ++slot) tile.all[slot] = static_cast<int32_t>(slot);
   return tile;
 }
 
@@ -203,35 +183,6 @@ void write_summed_states(const ImplicitJob<T>& job, const ImplicitTile<T>& tile,
   write(network.q, tile.p, -1, d);
 }
 
-// tile.displacement = where a solve starts: the polynomial through D of the last `known` steps, as the sum of their
-// backward differences. As many of them are taken as shrink, by half at least: more would follow what is not smooth.
-// last(j, r) is D's row of j + 1 steps ago.
-template <class T, class Last>
-void extrapolate(const ImplicitTile<T>& tile, int64_t known, const Last& last, int64_t rows, int64_t width) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const auto differences = [&](int64_t c, Vec<T>(&of)[kMostDifferences]) {
-      for (int j = 0; j < kMostDifferences; ++j) of[j] = j < known ? load(last(j, r) + c) : Vec<T>{};
-      for (int order = 1; order < kMostDifferences; ++order)
-        for (int j = kMostDifferences - 1; j >= order; --j) of[j] = of[j - 1] - of[j];
-    };
-    Vec<T> squares[kMostDifferences] = {};
-    for_vectors<T>(width, [&](int64_t c) {
-      Vec<T> of[kMostDifferences];
-      differences(c, of);
-      for (int j = 0; j < kMostDifferences; ++j) squares[j] += of[j] * of[j];
-    });
-    int64_t terms = known > 0;
-    while (terms < known && horizontal_sum<T>(squares[terms]) < horizontal_sum<T>(squares[terms - 1]) / 4) ++terms;
-    T* const start = tile.displacement.row(r);
-    for_vectors<T>(width, [&](int64_t c) {
-      Vec<T> of[kMostDifferences], sum{};
-      differences(c, of);
-      for (int j = 0; j < kMostDifferences; ++j) sum += j < terms ? of[j] : Vec<T>{};
-      store(start + c, sum);
-    });
-  }
-}
-
 template <class T>
 void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_t first_row, int64_t rows,
                    const Worker<T>& worker) {
@@ -270,8 +221,11 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
       extrapolate(
           tile, n < kMostDifferences ? n : kMostDifferences,
           [&](int64_t j, int64_t r) { return displacement(k, n - 1 - j).row(r); }, rows, width);
-      const int64_t slow = iterate(job, tile, stage, rows, worker);
-      if (slow > 0) finish_by_newton(job, tile, stage, slow, worker);
+      const StageEquations<T> equations = {job, tile, stage, worker};
+      const int64_t slow = iterate(tile, equations, rows);
+      if (slow > 0) finish_by_newton(tile, equations, slow);
+      for (int64_t i = 0; i < slow; ++i)  // D is what the impulse displaces
+        add_scaled(tile.displacement.row(tile.slow[i]), static_cast<T>(1), tile.residual.row(tile.slow[i]), width);
       for (int64_t r = 0; r < rows; ++r) {
         tile.alive[r] = tile.alive[r] && tile.solved[r];
         if (tile.worst[r] == tile.worst[r] && !(tile.error[r] <= tile.worst[r])) tile.worst[r] = tile.error[r];

@@ -1,6 +1,7 @@
 // Gathers the kernels compiled with the including file's flags into one Implementation.
 #pragma once
 #include "backward.h"
+#include "discrete_adjoint.h"
 #include "extended.h"
 #include "forward.h"
 #include "implementation.h"
@@ -97,6 +98,9 @@ constexpr Kernels<T> kernels() {
           extended_measure<T>,
           extended_forward_run<T>,
           extended_adjoint_run<T>,
+          discrete_measure<T>,
+          discrete_forward_run<T>,
+          discrete_adjoint_run<T>,
           activate_array<T>};
 }
 

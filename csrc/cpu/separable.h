@@ -52,11 +52,7 @@ template <class T>
 SeparableHalf<T> take_half(Arena& arena, const SeparableJob<T>& job, int half, bool back) {
   const int64_t rows = job.plan.tile_rows, d = job.half();
   SeparableHalf<T> own{};
-  const auto take_state = [&] {
-    const Tile<T> state = take_tile<T>(arena, rows, d);
-    if (state.data) clear(state.data, rows * state.stride);
-    return state;
-  };
+  const auto take_state = [&] { return take_cleared<T>(arena, rows, d); };
   own.state = take_state();
   if (back) {
     own.point = take_state();

@@ -25,6 +25,19 @@ Tile<T> take_tile(Arena& arena, int64_t rows, int64_t columns) {
   return {arena.take<T>(rows * padded<T>(columns)), padded<T>(columns)};
 }
 
+template <class T>
+void clear(T* values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) values[i] = 0;
+}
+
+// Zeros, in the padding too, where products in torch's layout write none.
+template <class T>
+Tile<T> take_cleared(Arena& arena, int64_t rows, int64_t columns) {
+  const Tile<T> tile = take_tile<T>(arena, rows, columns);
+  if (tile.data) clear(tile.data, rows * tile.stride);
+  return tile;
+}
+
 // Panels in T or in pairs of bfloat16; both null where the matrix is read in torch's layout.
 template <class T>
 struct Panels {

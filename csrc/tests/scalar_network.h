@@ -66,11 +66,36 @@ struct ScalarNetwork {
             bias_pointers.data()};
   }
 
-  // The gradient at z, by z and the condition (condition_dim), in double.
+  // At z, with the condition (condition_dim), in double.
+  double energy(const std::vector<double>& z, const T* condition) const {
+    std::vector<std::vector<double>> rates;
+    const std::vector<double> last = hidden_values(z, condition, rates);
+    double sum = biases.back()[0];
+    for (size_t i = 0; i < last.size(); ++i) sum += weights.back()[i] * last[i];
+    return sum;
+  }
+
+  // The gradient likewise, by z and the condition.
   std::vector<double> slope(const std::vector<double>& z, const T* condition) const {
+    std::vector<std::vector<double>> rates;
+    hidden_values(z, condition, rates);
+    std::vector<double> delta(weights.back().begin(), weights.back().end());
+    for (size_t l = widths.size(); l-- > 0;) {
+      const size_t in = weights[l].size() / delta.size();
+      std::vector<double> below(in, 0.0);
+      for (size_t o = 0; o < delta.size(); ++o)
+        for (size_t i = 0; i < in; ++i) below[i] += delta[o] * rates[l][o] * weights[l][o * in + i];
+      delta = below;
+    }
+    return delta;
+  }
+
+ private:
+  // The last hidden layer's values, and by layer the activation's derivatives.
+  std::vector<double> hidden_values(const std::vector<double>& z, const T* condition,
+                                    std::vector<std::vector<double>>& rates) const {
     std::vector<double> input = z;
     input.insert(input.end(), condition, condition + condition_dim);
-    std::vector<std::vector<double>> rates;
     for (size_t l = 0; l < widths.size(); ++l) {
       std::vector<double> value, rate;
       for (int64_t o = 0; o < widths[l]; ++o) {
@@ -83,15 +108,7 @@ struct ScalarNetwork {
       rates.push_back(rate);
       input = value;
     }
-    std::vector<double> delta(weights.back().begin(), weights.back().end());
-    for (size_t l = widths.size(); l-- > 0;) {
-      const size_t in = weights[l].size() / delta.size();
-      std::vector<double> below(in, 0.0);
-      for (size_t o = 0; o < delta.size(); ++o)
-        for (size_t i = 0; i < in; ++i) below[i] += delta[o] * rates[l][o] * weights[l][o * in + i];
-      delta = below;
-    }
-    return delta;
+    return input;
   }
 };
 
