@@ -20,9 +20,9 @@ DEL_STEPS, DEL_STEPS_SINGLE = 10, 50
 DEL_DT = 0.1
 MOST_ITERATIONS = 20
 
-# Of methods with implicit stages: in the end no entry of a solve's residual is larger than the tolerance times one plus
+# Of implicit methods: in the end no entry of a solve's residual is larger than the tolerance times one plus
 # the largest entry of the sample's solution. At this dt ours takes one iteration a solve from the fourth step on.
-IMPLICIT = ("stormer_verlet", "implicit_midpoint")
+IMPLICIT = ("stormer_verlet", "implicit_midpoint", "discrete_gradient")
 IMPLICIT_DT = 1.0  # H-JEPA's own
 MOST_STAGE_ITERATIONS = 50
 UNIT_MASS = 0.5413248546129181  # softplus of it is one

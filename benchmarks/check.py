@@ -8,10 +8,11 @@ A discrete Euler-Lagrange rollout is held to float32's own error in the same way
 allows besides: by as much as the exact motion moves where every equation keeps a residual at the bound, in one
 direction at all steps. A residual is an impulse, so n steps of a free mass m are off by tol (1 + |p|) dt/m n(n + 1)/2.
 
-A rollout by implicit stages likewise, by as much as it moves where every solve keeps a residual at the bound. A
+A rollout by an implicit method likewise, by as much as it moves where every solve keeps a residual at the bound. A
 residual displaces what is solved for: p in the first half of a step of generalised Stoermer-Verlet and q in the second;
-the midpoint in the midpoint rule, and the next state by twice as much. Where there is no force n steps are off by n tol
-(1 + |p|), or by 2 n tol (1 + |z|), |.| being the largest entry.
+the midpoint in the midpoint rule, and the next state by twice as much; the next state by the discrete gradient. Where
+there is no force n steps are off by n tol (1 + |p|), by 2 n tol (1 + |z|), or by n tol (1 + |z|), |.| being the largest
+entry.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Rollouts by implicit stages as exact as the precision of their inputs allows: what peers are held against.
+"""Rollouts by implicit methods as exact as the precision of their inputs allows: what peers are held against.
 
-No peer's code: autograd for dH/dz, and plain iteration of each stage's equations until nothing changes any more.
+No peer's code: autograd for dH/dz, and plain iteration of each solve's equations until nothing changes any more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ def solution(problem: Problem, push: float = 0.0) -> dict[str, Tensor]:
     """
     generator = torch.Generator().manual_seed(1)
     signs = torch.where(torch.rand(problem.z0.shape, generator=generator) < 0.5, -1.0, 1.0).to(problem.z0)
-    step = {"stormer_verlet": _stormer_verlet, "implicit_midpoint": _implicit_midpoint}[problem.case.kind]
+    step = {
+        "stormer_verlet": _stormer_verlet,
+        "implicit_midpoint": _implicit_midpoint,
+        "discrete_gradient": _discrete_gradient,
+    }[problem.case.kind]
     path = [problem.z0]
     for _ in range(problem.case.steps):
         path.append(step(problem, path[-1], push * signs))
@@ -50,6 +54,20 @@ def _implicit_midpoint(problem: Problem, z: Tensor, push: Tensor) -> Tensor:
     return 2 * _fixed_point(problem, image, z, push) - z
 
 
+def _discrete_gradient(problem: Problem, z: Tensor, push: Tensor) -> Tensor:
+    """z' = z + dt J D, D = g + [H(z') - H(z) - g . (z' - z)] (z' - z) / |z' - z|^2 with g the gradient halfway."""
+    before = _energy(problem, z)
+
+    def image(y: Tensor) -> Tensor:
+        change, g = y - z, torch.cat(_halves(problem, *((z + y) / 2).chunk(2, -1)), -1)
+        excess = _energy(problem, y) - before - (g * change).sum(-1, keepdim=True)
+        square = change.square().sum(-1, keepdim=True)
+        by_q, by_p = (g + excess / torch.where(square > 0, square, 1) * change).chunk(2, -1)
+        return z + problem.dt * torch.cat((by_p, -by_q), -1)
+
+    return _fixed_point(problem, image, z, push)
+
+
 def _fixed_point(problem: Problem, image: Callable[[Tensor], Tensor], x: Tensor, push: Tensor) -> Tensor:
     for _ in range(MOST):
         new = image(x) + push * (1 + x.abs().amax(-1, keepdim=True))
@@ -63,9 +81,14 @@ def _halves(problem: Problem, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
     """dH/dq and dH/dp, each (batch, d)."""
     with torch.enable_grad():
         z = torch.cat((q, p), -1).requires_grad_()
-        h = z
-        for weight, bias in zip(problem.weights[:-1], problem.biases[:-1], strict=True):
-            h = F.softplus(F.linear(h, weight, bias))
-        energy = F.linear(h, problem.weights[-1], problem.biases[-1]).sum()
+        energy = _energy(problem, z).sum()
     by_q, by_p = torch.autograd.grad(energy, z)[0].chunk(2, -1)
     return by_q, by_p
+
+
+def _energy(problem: Problem, z: Tensor) -> Tensor:
+    """H (batch, 1)."""
+    h = z
+    for weight, bias in zip(problem.weights[:-1], problem.biases[:-1], strict=True):
+        h = F.softplus(F.linear(h, weight, bias))
+    return F.linear(h, problem.weights[-1], problem.biases[-1])

@@ -2,7 +2,7 @@
 
 A peer's module has a function for every kind of case that it takes, ``rollout(problem)``, say, which does all set-up
 and returns a call without arguments, and ``unavailable(device)``, which returns None or one line that says why the peer
-cannot run. Those of a Lagrangian stand in a module of their own, ``del_*``, those of methods with implicit stages in
+cannot run. Those of a Lagrangian stand in a module of their own, ``del_*``, those of implicit methods in
 ``implicit_*``. A call computes everything anew and returns its results by name: ``trajectory``; of a training step
 ``loss`` and the gradient of it by every weight, every bias and dt; of ``del_gradient`` ``trajectory`` and the gradients
 by ``cases.named_leaves``. On a GPU it may return before its results are there.
@@ -54,6 +54,7 @@ class Peer:
     training: Prepare | None = None
     stormer_verlet: Prepare | None = None
     implicit_midpoint: Prepare | None = None
+    discrete_gradient: Prepare | None = None
     del_rollout: Prepare | None = None
     del_gradient: Prepare | None = None
     model: str = "hamiltonian"

@@ -1,9 +1,10 @@
-"""Hand-written torch: implicit stages by fixed-point iteration of explicit half-gradients.
+"""Hand-written torch: implicit methods by fixed-point iteration of explicit gradients.
 
 H sees its input through layer 1 alone, so every solve here is one for w = base + h delta(rest + W w) V, delta being
 dH/da_1. Of generalised Stoermer-Verlet w is p or q alone, and the product of layer 1 with the other half stays in
 ``rest``; of the midpoint rule w is the whole midpoint. Solves start from the last two steps' increments, extrapolated,
-and end when every sample is solved.
+and end when every sample is solved. Of the discrete gradient the unknown is the change, whose product with layer 1
+serves the gradient halfway, the energy at the end and the gradient's product with the change.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from cases import MOST_STAGE_ITERATIONS, TOLERANCE, Problem
 from torch import Tensor
 
-from .analytic import _delta, _forward
+from .analytic import _delta, _energy, _forward
 
 Transform = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -90,6 +91,48 @@ def implicit_midpoint(problem: Problem, transform: Transform = _as_is) -> Callab
         for _ in range(problem.case.steps):
             middle, _ = solve(added, z, bias, W, turned, h)
             z = 2 * middle - z
+            states.append(z)
+        return {"trajectory": torch.stack(states, 1)}
+
+    return call
+
+
+def discrete_gradient(problem: Problem, transform: Transform = _as_is) -> Callable[[], dict[str, Tensor]]:
+    weights, biases, dt, d = problem.weights, problem.biases, float(problem.dt), problem.z0.shape[1] // 2
+    W = weights[0]
+    turned = torch.cat((W[:, d:], -W[:, :d]), 1)  # J dH/dz = delta turned
+
+    def values(a: Tensor) -> Tensor:
+        return _energy(_forward(a, weights, biases), weights, biases)
+
+    def iterate(change: Tensor, z: Tensor, a: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """change's image, and whether change solves every sample's equations."""
+        moved = F.linear(change, W)
+        delta = _delta(_forward(a + moved / 2, weights, biases), weights)
+        square = change.square().sum(-1, keepdim=True)
+        excess = values(a + moved) - before - (delta * moved).sum(-1, keepdim=True)
+        factor = excess / torch.where(square > 0, square, 1)
+        q, p = change.chunk(2, -1)
+        image = dt * (delta @ turned + factor * torch.cat((p, -q), -1))
+        solved = (image - change).abs().amax(-1) <= TOLERANCE * (1 + (z + change).abs().amax(-1))
+        return image, solved.all()
+
+    iterated = transform(iterate)
+
+    @torch.no_grad()
+    def call() -> dict[str, Tensor]:
+        z, changes = problem.z0, [torch.zeros_like(problem.z0)]
+        states = [z]
+        for _ in range(problem.case.steps):
+            change = 2 * changes[-1] - changes[-2] if len(changes) > 2 else changes[-1]
+            a = F.linear(z, W, biases[0])
+            before = values(a)
+            for _ in range(MOST_STAGE_ITERATIONS):
+                change, solved = iterated(change, z, a, before)
+                if solved:
+                    break
+            changes.append(change)
+            z = z + change
             states.append(z)
         return {"trajectory": torch.stack(states, 1)}
 

@@ -20,3 +20,8 @@ def stormer_verlet(problem: Problem) -> Callable[[], dict[str, Tensor]]:
 def implicit_midpoint(problem: Problem) -> Callable[[], dict[str, Tensor]]:
     torch.compiler.reset()
     return implicit_analytic.implicit_midpoint(problem, _compiled)
+
+
+def discrete_gradient(problem: Problem) -> Callable[[], dict[str, Tensor]]:
+    torch.compiler.reset()
+    return implicit_analytic.discrete_gradient(problem, _compiled)

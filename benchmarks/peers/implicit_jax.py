@@ -1,4 +1,4 @@
-"""JAX: implicit stages by fixed-point iteration in ``lax.while_loop``, steps in ``lax.scan``, all under ``jit``.
+"""JAX: implicit methods by fixed-point iteration in ``lax.while_loop``, steps in ``lax.scan``, all under ``jit``.
 
 The solves are those of the hand-written torch version, their starts and ends included. Measured and no faster at any
 batch: ``jax.grad`` for the half-gradients, starts from the old state (half as many iterations more), and weights that
@@ -16,8 +16,9 @@ from cases import MOST_STAGE_ITERATIONS, TOLERANCE, Problem
 from .jax_jit import _configured, _inputs, _inputs_first
 
 
-def _delta(params: Any, a: Any) -> Any:
-    """dH/da of layer 1's a (batch, width); softplus and its slope have one exponential."""
+def _energy_and_delta(params: Any, a: Any) -> tuple[Any, Any]:
+    """H (batch,) less the last bias, and dH/da, of layer 1's a (batch, width); softplus and its slope have one
+    exponential. What is not asked for is not computed."""
     import jax.numpy as jnp
 
     def activated(a: Any) -> tuple[Any, Any]:
@@ -33,7 +34,11 @@ def _delta(params: Any, a: Any) -> Any:
     delta = w[:, 0] * slopes[-1]
     for (weight, _), slope in zip(reversed(middle), reversed(slopes[:-1]), strict=True):
         delta = (delta @ weight.T) * slope
-    return delta
+    return h @ w[:, 0], delta
+
+
+def _delta(params: Any, a: Any) -> Any:
+    return _energy_and_delta(params, a)[1]
 
 
 def _solved(delta_of: Callable[[Any], Any], guess: Any, base: Any, rest: Any, W: Any, V: Any, h: float) -> Any:
@@ -85,6 +90,36 @@ def _implicit_midpoint(params: Any, delta_of: Callable[[Any], Any], h: float) ->
     return step
 
 
+def _discrete_gradient(params: Any, delta_of: Callable[[Any], Any], h: float) -> Step:
+    import jax
+    import jax.numpy as jnp
+
+    W_q, W_p, b = params[0]
+    W, turned = jnp.concatenate((W_q, W_p)), jnp.concatenate((W_p, -W_q)).T  # J dH/dz = delta turned
+
+    def step(z: Any, guess: Any) -> Any:
+        a = z @ W + b
+        before, _ = _energy_and_delta(params, a)
+
+        def iterate(state: Any) -> Any:
+            change, _, iterations = state
+            moved = change @ W
+            delta = delta_of(a + moved / 2)
+            after, _ = _energy_and_delta(params, a + moved)
+            square = (change**2).sum(-1)
+            factor = (after - before - (delta * moved).sum(-1)) / jnp.where(square > 0, square, 1)
+            q, p = jnp.split(change, 2, -1)
+            image = 2 * h * (delta @ turned + factor[:, None] * jnp.concatenate((p, -q), -1))
+            solved = jnp.abs(image - change).max(-1) <= TOLERANCE * (1 + jnp.abs(z + change).max(-1))
+            return image, ~solved.all(), iterations + 1
+
+        going = lambda state: state[1] & (state[2] < MOST_STAGE_ITERATIONS)  # noqa: E731
+        change, _, _ = jax.lax.while_loop(going, iterate, (guess, True, 0))
+        return z + change, change
+
+    return step
+
+
 def _rollout(problem: Problem, method: Callable[..., Step]) -> Callable[[], dict[str, Any]]:
     import jax
     import jax.numpy as jnp
@@ -115,3 +150,7 @@ def stormer_verlet(problem: Problem) -> Callable[[], dict[str, Any]]:
 
 def implicit_midpoint(problem: Problem) -> Callable[[], dict[str, Any]]:
     return _rollout(problem, _implicit_midpoint)
+
+
+def discrete_gradient(problem: Problem) -> Callable[[], dict[str, Any]]:
+    return _rollout(problem, _discrete_gradient)

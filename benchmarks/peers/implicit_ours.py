@@ -1,4 +1,4 @@
-"""``rollout`` by methods with implicit stages."""
+"""``rollout`` by implicit methods."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ def _rollout(problem: Problem) -> Callable[[], dict[str, Tensor]]:
     return lambda: {"trajectory": native()}
 
 
-stormer_verlet = implicit_midpoint = _rollout
+stormer_verlet = implicit_midpoint = discrete_gradient = _rollout
