@@ -39,6 +39,7 @@ check: $(VENV)/test
 	done
 	$(BIN)/python benchmarks/table.py benchmarks/results/cpu-del.json --check docs/performance.md
 	$(BIN)/python benchmarks/table.py benchmarks/results/cpu-implicit.json --check docs/performance.md
+	$(BIN)/python benchmarks/table.py benchmarks/results/cpu-implicit-xeon.json --check docs/performance.md --machine xeon
 
 # The native core without Python, under the sanitizers; warnings are errors here.
 sanitize: $(VENV)/test

@@ -7,7 +7,8 @@
 In a page the table stands between the lines ``<!-- benchmarks -->`` and ``<!-- /benchmarks -->``, that of a GPU between
 ``<!-- benchmarks cuda -->`` and ``<!-- /benchmarks cuda -->``, that of Euler-Lagrange cases alone between
 ``<!-- benchmarks del -->`` and ``<!-- /benchmarks del -->``, and that of methods with implicit stages, measured with
-leapfrog's rollouts or alone, between ``<!-- benchmarks implicit -->`` and ``<!-- /benchmarks implicit -->``.
+leapfrog's rollouts or alone, between ``<!-- benchmarks implicit -->`` and ``<!-- /benchmarks implicit -->``. Of a
+second machine's table the marks say which: ``<!-- benchmarks implicit xeon -->`` with ``--machine xeon``.
 """
 
 from __future__ import annotations
@@ -20,13 +21,6 @@ from pathlib import Path
 from typing import Any
 
 OURS = "ours"
-MARKS = {
-    "cpu": ("<!-- benchmarks -->", "<!-- /benchmarks -->"),
-    "cuda": ("<!-- benchmarks cuda -->", "<!-- /benchmarks cuda -->"),
-    "del": ("<!-- benchmarks del -->", "<!-- /benchmarks del -->"),
-    "implicit": ("<!-- benchmarks implicit -->", "<!-- /benchmarks implicit -->"),
-}
-
 Report = dict[str, Any]
 
 
@@ -45,7 +39,7 @@ def is_solved(case: dict[str, Any]) -> bool:
 
 
 def place(report: Report) -> str:
-    """Which of MARKS the table stands between."""
+    """The word of the marks that the table stands between; a CPU's has none."""
     if all(case["model"] == "lagrangian" for case in report["cases"]):
         return "del"
     implicit = [case for case in report["cases"] if case["model"] == "hamiltonian" and is_solved(case)]
@@ -240,9 +234,10 @@ def _caption(report: Report) -> str:
     )
 
 
-def updated(page: str, report: Report) -> str:
+def updated(page: str, report: Report, machine: str = "") -> str:
     """The page with the table between its marks replaced."""
-    begin, end = MARKS[place(report)]
+    words = " ".join(word for word in (place(report).removeprefix("cpu"), machine) if word)
+    begin, end = (f"<!-- {' '.join(filter(None, (mark, words)))} -->" for mark in ("benchmarks", "/benchmarks"))
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     if len(pattern.findall(page)) != 1:
         raise SystemExit(f"the page must hold one place for the table, between {begin} and {end}")
@@ -255,14 +250,15 @@ def main(arguments: list[str] | None = None) -> int:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--update", type=Path, metavar="PAGE", help="replace the table in this Markdown page")
     where.add_argument("--check", type=Path, metavar="PAGE", help="exit 1 unless the page holds this table")
+    parser.add_argument("--machine", default="", help="of the marks, where a page has the tables of several machines")
     options = parser.parse_args(arguments)
 
     report = json.loads(options.results.read_text())
     if options.update:
-        options.update.write_text(updated(options.update.read_text(), report))
+        options.update.write_text(updated(options.update.read_text(), report, options.machine))
     elif options.check:
         page = options.check.read_text()
-        if updated(page, report) != page:
+        if updated(page, report, options.machine) != page:
             print(f"{options.check} is out of date: python benchmarks/table.py {options.results} --update it")
             return 1
     else:
