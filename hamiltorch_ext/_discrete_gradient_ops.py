@@ -27,7 +27,7 @@ from ._ops import (
 from .mlp import MLP
 from .reference import RolloutInfo
 
-__all__ = ["NO_PORTS", "Ports", "discrete_rollout", "why_not_native"]
+__all__ = ["NO_PORTS", "Ports", "discrete_rollout"]
 
 library.define(
     "discrete_rollout(Tensor z0, Tensor dt, Tensor[] weights, Tensor[] biases, Tensor? condition, "
@@ -56,13 +56,6 @@ class Ports(NamedTuple):
 
 
 NO_PORTS = Ports()
-
-
-def why_not_native(z0: Tensor, precision: str = "float32") -> str | None:
-    """None where the kernels run this rollout, else one line that says why they do not."""
-    if z0.device.type != "cpu" or (precision != "float32" and z0.dtype == torch.float32):
-        return "method 'discrete_gradient' runs natively on the CPU, with precision 'float32'"
-    return None
 
 
 def discrete_rollout(
@@ -247,9 +240,9 @@ def _energy_gradients(
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """The gradient of sum counts H(states): that of as many rollouts of no steps, by parameters and condition."""
     batch, each, dim = states.shape
-    # What does not count may be no number.
-    states = torch.where(counts.unsqueeze(-1) != 0, states, 0).reshape(batch * each, 1, dim)
-    rows = None if condition is None else condition.repeat_interleave(each, 0)
+    used = counts.unsqueeze(-1) != 0  # what does not count may be no number
+    states = torch.where(used, states, 0).reshape(batch * each, 1, dim)
+    rows = None if condition is None else torch.where(used, condition.unsqueeze(1), 0).flatten(0, 1)
     _, _, by_weights, by_biases, by_rows = torch.ops.hamiltorch.rollout_backward(
         None, counts.reshape(-1, 1), states, dt, weights, biases, rows, activation, "euler", "float32"
     )

@@ -23,7 +23,7 @@ from ._ops import (
 )
 from .mlp import MLP
 
-__all__ = ["extended_rollout", "why_not_native"]
+__all__ = ["extended_rollout"]
 
 library.define(
     "extended_rollout(Tensor z0, Tensor dt, Tensor[] weights, Tensor[] biases, Tensor? condition, str activation, "
@@ -38,13 +38,6 @@ _rollout = torch.ops.hamiltorch.extended_rollout.default
 _rollout_backward = torch.ops.hamiltorch.extended_rollout_backward.default
 
 Results = tuple[Tensor, Tensor, Tensor]
-
-
-def why_not_native(z0: Tensor, precision: str) -> str | None:
-    """None where the kernels run this rollout, else one line that says why they do not."""
-    if z0.device.type != "cpu" or (precision != "float32" and z0.dtype == torch.float32):
-        return "method 'extended' runs natively on the CPU, with precision 'float32'"
-    return None
 
 
 def extended_rollout(mlp: MLP, z0: Tensor, dt: Tensor, steps: int, condition: Tensor | None, binding: float) -> Tensor:

@@ -209,6 +209,8 @@ def _to_be_recorded(*tensors: Tensor | None) -> bool:
 
 def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
     """None where the kernels run this rollout, else one line that says why they do not."""
+    if method not in _METHODS and (z0.device.type != "cpu" or (precision != "float32" and z0.dtype == torch.float32)):
+        return f"method {method!r} runs natively on the CPU, with precision 'float32'"
     if method in IMPLICIT and precision != "float32" and z0.dtype == torch.float32:
         return f"method {method!r} runs natively with precision 'float32'"
     if z0.device.type == "cpu":

@@ -30,7 +30,7 @@ from ._checks import (
     checked_settings,
     warn_of_failures,
 )
-from ._discrete_gradient_ops import Ports, discrete_rollout, why_not_native
+from ._discrete_gradient_ops import Ports, discrete_rollout
 from .activations import ACTIVATIONS
 from .integrators import integrator
 from .mlp import MLP, check_architecture, check_condition, describe
@@ -281,7 +281,7 @@ def port_rollout(
     controls supply, which ``diagnostics.supplied_energy`` computes, whatever dt. Every other method is put between two
     half steps of G u - R grad H + f by the explicit midpoint rule: second order if the method is, and passive only as
     dt goes to zero. Linear damping is half before a step and half after it, by its exact flow. What a system does not
-    have, or what is zero, changes nothing: the step is then bit for bit that of ``rollout`` with the same backend.
+    have, or what is zero, changes nothing: the step is then bit for bit that of ``rollout``, natively as in torch.
 
     Args:
         system: a ``PortHamiltonian``.
@@ -297,12 +297,13 @@ def port_rollout(
         max_iterations: most iterations of one solve.
         backend: "native" (one call of a fused kernel, or an error that says why not), "reference" (torch autograd), or
             "auto": native where a kernel knows the system: "discrete_gradient" on the CPU, with a network for H,
-            constants for L and G, and no residual.
+            constants for L and G, and no residual. Else it runs in torch, without a warning.
 
     Returns:
         Trajectory (..., steps + 1, 2d), index 0 is z0; with ``return_energy`` also energies (..., steps + 1), with
         ``return_info`` also a ``RolloutInfo``. Trajectory and energies are differentiable once in z0, controls, dt, the
-        condition and every parameter. A step that was not solved holds the best that was found, and is constant.
+        condition and every parameter. A step that was not solved holds the best that was found, and is constant;
+        natively so are the steps after it.
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype, device or value; the message names it.
@@ -319,7 +320,7 @@ def port_rollout(
     table = integrator(method)
     check_state(z0)
     dt = checked_dt(dt, z0)
-    if dt.device.type == "cpu" and not torch.isfinite(dt):
+    if dt.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.isfinite(dt):
         raise ValueError(f"dt must be finite, got {dt.item()}")
     settings = checked_settings(tol, max_iterations, 1.0)
     _check_system(system, z0)
@@ -365,7 +366,7 @@ def _native_network(system: PortHamiltonian, z0: Tensor, method: str) -> tuple[M
     for name, part in functions.items():
         if isinstance(part, nn.Module):
             return None, f"{name} is a module, which kernels do not know"
-    reason = why_not_native(z0)
+    reason = _ops.why_not_native(network, z0, method, "float32")
     return (network, None) if reason is None else (None, reason)
 
 

@@ -222,7 +222,7 @@ def discrete_gradient(system: Field, z: Tensor, y: Tensor) -> Tensor:
     before, after = system.energy(z), system.energy(y)
     # Below this the term is less than H's own rounding, and would be noise.
     rounding = torch.finfo(z.dtype).eps * (before.abs() + after.abs()).detach()
-    counts = square.detach() ** 1.5 > rounding
+    counts = ~(square.detach() ** 1.5 <= rounding)  # also where one of them is no number, to show it
     excess = after - before - (g * change).sum(-1)
     factor = torch.where(counts, excess / torch.where(counts, square, 1), 0)
     return g + factor.unsqueeze(-1) * change

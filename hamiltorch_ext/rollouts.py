@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from . import _discrete_gradient_ops, _extended_ops, _implicit_ops, _ops, _separable_ops, reference
 from ._batches import energies_at, rows
@@ -28,6 +31,8 @@ from .separable import SeparableHamiltonian
 
 __all__ = ["RolloutInfo", "euler_rollout", "leapfrog_rollout", "rollout"]
 
+_Stretch = Callable[[Tensor, int], tuple[Tensor, RolloutInfo]]  # from a state, so many steps
+
 
 @overload
 def rollout(
@@ -46,6 +51,7 @@ def rollout(
     require: str | None = ...,
     precision: str = ...,
     recompute: bool = ...,
+    save_every: int = ...,
     backend: str = ...,
 ) -> Tensor: ...
 @overload
@@ -65,6 +71,7 @@ def rollout(
     require: str | None = ...,
     precision: str = ...,
     recompute: bool = ...,
+    save_every: int = ...,
     backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 @overload
@@ -84,6 +91,7 @@ def rollout(
     require: str | None = ...,
     precision: str = ...,
     recompute: bool = ...,
+    save_every: int = ...,
     backend: str = ...,
 ) -> tuple[Tensor, RolloutInfo]: ...
 @overload
@@ -103,6 +111,7 @@ def rollout(
     require: str | None = ...,
     precision: str = ...,
     recompute: bool = ...,
+    save_every: int = ...,
     backend: str = ...,
 ) -> tuple[Tensor, Tensor, RolloutInfo]: ...
 def rollout(
@@ -121,6 +130,7 @@ def rollout(
     require: str | None = None,
     precision: str = "float32",
     recompute: bool = False,
+    save_every: int = 1,
     backend: str = "auto",
 ) -> Any:
     """Integrate Hamilton's equations of H from z0 and return every state.
@@ -154,6 +164,10 @@ def rollout(
             O(steps batch dim), for about a third more time. Otherwise a rollout on the CPU also keeps
             O(steps batch sum(hidden)) numbers, if they take at most 1 GiB (explicit methods of a network H; others keep
             O(steps batch dim) either way).
+        save_every: return no more than every so many-th state, of which ``steps`` must be a multiple. The steps between
+            two of them run again in the backward pass, one stretch at a time: memory of O(steps / save_every batch dim)
+            and what one stretch takes, for one more rollout's time. Of networks that run natively, and not with
+            "extended", of whose two copies of the phase space a state is one.
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
             native where the kernels know H, the method and the device, else reference with a warning that says why:
             those of CUDA know neither "extended" nor "discrete_gradient". A ``SeparableHamiltonian`` runs natively on
@@ -161,10 +175,11 @@ def rollout(
             torch by its analytic gradients, without a warning.
 
     Returns:
-        Trajectory (..., steps + 1, 2d), index 0 is z0; with ``return_energy`` also energies (..., steps + 1), with
-        ``return_info`` also a ``RolloutInfo``. Trajectory and energies are differentiable once in z0, dt, the condition
-        and H's parameters (explicit methods on the reference path: any number of times), implicit methods by the
-        implicit function theorem. A step that was not solved holds the best that was found, and is constant.
+        Trajectory (..., steps / save_every + 1, 2d), index 0 is z0; with ``return_energy`` also energies of those
+        states, with ``return_info`` also a ``RolloutInfo`` of all steps. Trajectory and energies are differentiable
+        once in z0, dt, the condition and H's parameters (explicit methods on the reference path: any number of times),
+        implicit methods by the implicit function theorem. A step that was not solved holds the best that was found, and
+        is constant; natively so are the steps after it.
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype, device or value; the message names it.
@@ -177,6 +192,7 @@ def rollout(
         and method in _ops.EXPLICIT
         and precision in _ops.PRECISIONS["cpu"]
         and backend in ("auto", "native")
+        and save_every == 1
         and not return_info
     ):
         # Ahead of the checks, which take longer than a small rollout: what they would find is declined here.
@@ -190,6 +206,12 @@ def rollout(
         raise TypeError(f"steps must be an integer, got {type(steps).__name__}")
     if steps < 0:
         raise ValueError(f"steps must be zero or positive, got {steps}")
+    if isinstance(save_every, bool) or not isinstance(save_every, numbers.Integral):
+        raise TypeError(f"save_every must be an integer, got {type(save_every).__name__}")
+    if save_every < 1 or steps % save_every:
+        raise ValueError(f"save_every must be one or more and divide steps={steps}, got {save_every}")
+    if save_every > 1 and method == "extended":
+        raise ValueError(f"save_every must be 1 with method='extended', got {save_every}")
     settings = checked_settings(tol, max_iterations, binding)
     _ops.check_precision(precision, z0)
     check_backend(backend)
@@ -204,7 +226,6 @@ def rollout(
         check_network(H.dim, H.parameters(), z0)
         check_condition(condition, H.condition_dim)
     condition = checked_condition(condition, z0)
-
     # Written out in torch, no pass of autograd for a gradient; backend="reference" asks for that one.
     analytic = type(H) is SeparableHamiltonian and first_hooked((H,)) is None and backend != "reference"
     system = _separable_field(H, condition) if analytic else reference.field(H, condition)
@@ -224,28 +245,27 @@ def rollout(
             reason = mlp if isinstance(mlp, str) else _why_not_native(mlp, z0, method, precision)
         if reason is None and _transformed():
             reason = "torch.func transforms and forward-mode differentiation do not see through a native call"
-        if reason is None and analytic:
+        if reason is None and analytic and save_every == 1:
             trajectory = _native_separable(H, z0, dt, int(steps), method, condition)
             energies = energies_at(H, trajectory, condition) if return_energy else None
             return chosen(trajectory, energies, _nothing_solved(steps, z0) if return_info else None)
-        if reason is None:
+        if reason is None and not analytic:
             assert isinstance(mlp, MLP)
-            if not table.explicit:
-                trajectory, info = _native_implicit(mlp, z0, dt, int(steps), method, condition, settings)
+            if save_every > 1 or not table.explicit or method == "extended":
+                stretch = partial(_native_states, mlp, dt, method, condition, settings, precision, recompute)
+                trajectory, info = _by_stretches(stretch, z0, int(steps), int(save_every))
                 if not return_info:
                     warn_of_failures(info.converged, settings.tolerance(z0.dtype))
                 energies = energies_at(mlp.energy, trajectory, condition) if return_energy else None
                 return chosen(trajectory, energies, info if return_info else None)
-            if method == "extended":
-                trajectory = _native_extended(mlp, z0, dt, int(steps), condition, settings.binding)
-                energies = energies_at(mlp.energy, trajectory, condition) if return_energy else None
-                return chosen(trajectory, energies, _nothing_solved(steps, z0) if return_info else None)
             results = _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision, recompute)
             return chosen(*results, _nothing_solved(steps, z0) if return_info else None)
-        if backend == "native":
+        if backend == "native" and reason is not None:
             raise ValueError(f"backend='native' cannot run this rollout: {reason}")
         if not analytic:
             warnings.warn(f"running on the torch reference path, many times slower: {reason}", stacklevel=3)
+    if save_every > 1:
+        raise ValueError(f"save_every must be 1 where no kernel runs a network's rollout, got {save_every}")
     # The native operator checks dt's value where it reads it; so does this, but not while tracing. On a GPU neither
     # does: to read it would be to wait for the device.
     if dt.device.type == "cpu" and not seen_through and not torch.compiler.is_compiling() and not torch.isfinite(dt):
@@ -268,6 +288,7 @@ def leapfrog_rollout(
     return_energy: Literal[False] = ...,
     precision: str = ...,
     recompute: bool = ...,
+    save_every: int = ...,
     backend: str = ...,
 ) -> Tensor: ...
 @overload
@@ -281,6 +302,7 @@ def leapfrog_rollout(
     return_energy: Literal[True],
     precision: str = ...,
     recompute: bool = ...,
+    save_every: int = ...,
     backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def leapfrog_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options: Any) -> Any:
@@ -304,6 +326,7 @@ def euler_rollout(
     return_energy: Literal[False] = ...,
     precision: str = ...,
     recompute: bool = ...,
+    save_every: int = ...,
     backend: str = ...,
 ) -> Tensor: ...
 @overload
@@ -317,6 +340,7 @@ def euler_rollout(
     return_energy: Literal[True],
     precision: str = ...,
     recompute: bool = ...,
+    save_every: int = ...,
     backend: str = ...,
 ) -> tuple[Tensor, Tensor]: ...
 def euler_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options: Any) -> Any:
@@ -327,11 +351,51 @@ def euler_rollout(H: Any, z0: Tensor, dt: float | Tensor, steps: int, **options:
     return rollout(H, z0, dt, steps, method="euler", **options)
 
 
-def _why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
+def _by_stretches(stretch: _Stretch, z0: Tensor, steps: int, save_every: int) -> tuple[Tensor, RolloutInfo]:
+    """Every so many-th state and the ``RolloutInfo`` of all steps; what is between is found again when it is needed."""
+    if save_every == 1:
+        return stretch(z0, steps)
+
+    def end(z: Tensor) -> tuple[Tensor, ...]:
+        trajectory, info = stretch(z, save_every)
+        return trajectory[..., -1, :], *info
+
+    # What is compiled decides for itself what to keep.
+    again = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    states, infos = [z0], [_nothing_solved(0, z0)]
+    alive = torch.ones(z0.shape[:-1], dtype=torch.bool, device=z0.device)
+    for _ in range(steps // save_every):
+        ended = checkpoint(end, states[-1], use_reentrant=False, preserve_rng_state=False) if again else end(states[-1])
+        z, info = ended[0], RolloutInfo(*ended[1:])
+        info = info._replace(converged=info.converged & alive.unsqueeze(-1))
+        alive = info.converged[..., -1]
+        states.append(torch.where(alive.unsqueeze(-1), z, z.detach()))  # from a failure on, a constant
+        infos.append(info)
+    joined = RolloutInfo(*(torch.cat(fields, -1) for fields in zip(*infos, strict=True)))
+    return torch.stack(states, -2), joined
+
+
+def _native_states(
+    mlp: MLP,
+    dt: Tensor,
+    method: str,
+    condition: Tensor | None,
+    settings: Settings,
+    precision: str,
+    recompute: bool,
+    z0: Tensor,
+    steps: int,
+) -> tuple[Tensor, RolloutInfo]:
+    if not integrator(method).explicit:
+        return _native_implicit(mlp, z0, dt, steps, method, condition, settings)
     if method == "extended":
-        return _extended_ops.why_not_native(z0, precision)
-    if method == "discrete_gradient":
-        return _discrete_gradient_ops.why_not_native(z0, precision)
+        trajectory = _native_extended(mlp, z0, dt, steps, condition, settings.binding)
+    else:
+        trajectory, _ = _native(mlp, z0, dt, steps, method, condition, False, precision, recompute)
+    return trajectory, _nothing_solved(steps, z0)
+
+
+def _why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
     # While tracing, the operator itself says so when it runs.
     return None if torch.compiler.is_compiling() else _ops.why_not_native(mlp, z0, method, precision)
 

@@ -292,6 +292,40 @@ def test_no_step_gains_more_than_the_controls_supply(dtype):
     assert unsolved < 0.02 * count
 
 
+def test_failures_of_ports_stay_with_their_samples():
+    port = system(condition_dim=1)
+    z0, u, condition = states(6, 6), states(6, 4, 2), states(6, 1)
+    dt = torch.tensor(0.3, dtype=F64, requires_grad=True)
+    leaves = (dt, *port.parameters())
+    # Nothing is solved: everything is constant.
+    path, info = port_rollout(
+        port, z0, u, dt, condition=condition, backend="native", max_iterations=1, return_info=True
+    )
+    assert not info.converged.any()
+    grads = torch.autograd.grad(path.square().sum(), leaves, allow_unused=True)
+    assert not any(grad is not None and grad.any() for grad in grads)
+    # A state and a condition that are no numbers.
+    others = [0, 1, 3, 5]
+    want = port_rollout(port, z0[others], u[others], dt, condition=condition[others], backend="native")
+    options = {"allow_unused": True, "materialize_grads": True}
+    want = (want, *torch.autograd.grad(want.square().sum(), leaves, **options))
+    z0[2], condition[4] = float("nan"), float("nan")
+    path, info = port_rollout(port, z0, u, dt, condition=condition, backend="native", return_info=True)
+    assert info.converged[:, 0].tolist() == [True, True, False, True, False, True]
+    got = (path[others], *torch.autograd.grad(path[others].square().sum(), leaves, **options))
+    torch.testing.assert_close(got, want)
+
+
+def test_an_energy_that_is_no_number_is_flagged():
+    """Though no gradient shows it."""
+    H = network(2)
+    with torch.no_grad():
+        H.layers[-1].bias.fill_(float("nan"))
+    for backend in ("native", "reference"):
+        _, info = roll(H, states(3, 4), backend=backend, return_info=True)
+        assert not info.converged.any()
+
+
 def test_supplied_energy_is_what_was_gained_where_nothing_is_lost():
     port = system(r=0, damped=False)
     z0, u = states(8, 6), states(8, 10, 2)
@@ -370,11 +404,14 @@ def test_operators_are_well_formed():
     torch.library.opcheck(torch.ops.hamiltorch.discrete_rollout.default, arguments)
 
 
-def test_compiled():
-    H, z0 = network(3), states(4, 6)
+@pytest.mark.parametrize("ports", [False, True])
+def test_compiled(ports):
+    port, z0, u = system(), states(4, 6), states(4, 4, 2)
 
     def loss(z0):
-        return roll(H, z0, return_energy=True)[0].square().sum()
+        if ports:
+            return port_rollout(port, z0, u, 0.3, backend="native").square().sum()
+        return roll(port.H, z0, return_energy=True)[0].square().sum()
 
     torch.compiler.reset()
     results = []

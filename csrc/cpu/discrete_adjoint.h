@@ -49,26 +49,18 @@ void reverse_discrete_step(const DiscreteJob<T>& job, const DiscreteTile<T>& til
   const Worker<T> alone = solo_worker<T>();
   const Range mine = worker.share_of(rows);
   const StepEquations<T> equations = {job, tile, nullptr, worker};
-  // The decay multiplies p of the cotangents, and gains by those of the states before it.
-  const auto damp_back = [&](const auto& p_of) {
-    if (!decay) return;
-    for (int64_t r = mine.begin; r < mine.end; ++r)
-      for (int64_t c = 0; c < d; ++c)
-        arrays.grad_decay[(first_row + r) * d + c] += static_cast<double>(tile.bar.row(r)[d + c] * p_of(r, c));
-    damp(job, tile.bar, rows);
-  };
-
   const T* const states = arrays.trajectory + (first_row * (steps + 1) + n) * dim;
   read_rows(states, (steps + 1) * dim, rows, dim, tile.z, alone);
   damp(job, tile.z, rows);
   read_rows(arrays.changes + first * dim, stride, rows, dim, tile.displacement, alone);
-  damp_back([&](int64_t r, int64_t c) { return tile.z.row(r)[d + c] + tile.displacement.row(r)[d + c]; });
+  for (int64_t r = 0; r < rows; ++r)
+    for_vectors<T>(dim, [&](int64_t c) { store(tile.undamped.row(r) + c, load(tile.bar.row(r) + c)); });
+  damp(job, tile.bar, rows);
 
   evaluate_start(job, tile, rows, true, worker);
   for (int64_t r = 0; r < rows; ++r)
     for_vectors<T>(dim, [&](int64_t c) { store(tile.behind.row(r) + c, load(tile.other.row(r) + c)); });
-  worker.wait();  // for the others' reading
-  equations.linearise(tile.all, rows, tile.displacement);
+  equations.linearise_ends(tile.all, rows, tile.displacement);
   for (int64_t r = 0; r < rows; ++r)
     for_vectors<T>(dim, [&](int64_t c) {
       const Vec<T> g = load(tile.slope.row(r) + c);
@@ -84,7 +76,6 @@ void reverse_discrete_step(const DiscreteJob<T>& job, const DiscreteTile<T>& til
     tile.solved[r] = 0;
     if (arrays.converged[first + r * steps]) tile.slow[count++] = static_cast<int32_t>(r);
   }
-  worker.wait();  // for the others' reading of the slopes
   solve_linear(
       tile, dim, count, tile.solution,
       [&](const int32_t* slots, int64_t lines, const auto& row, const Tile<T>& product) {
@@ -123,8 +114,17 @@ void reverse_discrete_step(const DiscreteJob<T>& job, const DiscreteTile<T>& til
       bar[c] = constant ? 0 : v[c] + dt * (h[c] / 2 + k * tile.behind.row(slot)[c] - c0 * twist);
     }
   });
-  worker.wait();  // for the others' reading of the lines
-  damp_back([&](int64_t r, int64_t c) { return states[r * (steps + 1) * dim + d + c]; });
+  if (!decay) return;
+  for (int64_t r = mine.begin; r < mine.end; ++r) {
+    if (!tile.solved[r]) continue;
+    const T *const start = states + r * (steps + 1) * dim, *const z = tile.z.row(r);
+    for (int64_t c = 0; c < d; ++c) {
+      const T y = z[d + c] + tile.displacement.row(r)[d + c];
+      arrays.grad_decay[(first_row + r) * d + c] +=
+          static_cast<double>(tile.undamped.row(r)[d + c] * y + tile.bar.row(r)[d + c] * start[d + c]);
+    }
+  }
+  damp(job, tile.bar, rows);
 }
 
 template <class T>

@@ -37,7 +37,7 @@ DiscreteTile<T> take_discrete_tile(Arena& arena, const DiscreteJob<T>& job, bool
   tile.alive = arena.take<uint8_t>(rows);
   if (!back) return tile;
   tile.displacement = take_cleared<T>(arena, rows, dim);
-  Tile<T>* const own[] = {&tile.bar, &tile.behind, &tile.middle, &tile.solution};
+  Tile<T>* const own[] = {&tile.bar, &tile.undamped, &tile.behind, &tile.middle, &tile.solution};
   for (Tile<T>* each : own) *each = take_cleared<T>(arena, rows, dim);
   tile.weights = arena.take<T>(rows);
   tile.by_dt = arena.take<double>(rows);

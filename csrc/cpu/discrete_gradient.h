@@ -34,12 +34,12 @@ struct DiscreteTile : FixedPoint<T> {
   T* bounds;
   uint8_t* alive;
   // Of an adjoint:
-  Tile<T> bar;       // [dim]: cotangents
-  Tile<T> behind;    // [dim]: g - dH(z)
-  Tile<T> middle;    // [dim]: g
-  Tile<T> solution;  // [dim]: v
-  T* weights;        // k
-  double* by_dt;     // the output grad_dt
+  Tile<T> bar, undamped;  // [dim]: cotangents, and as they were ahead of the last decay
+  Tile<T> behind;         // [dim]: g - dH(z)
+  Tile<T> middle;         // [dim]: g
+  Tile<T> solution;       // [dim]: v
+  T* weights;             // k
+  double* by_dt;          // the output grad_dt
 };
 
 template <class T>
@@ -132,7 +132,7 @@ void find_factors(const DiscreteJob<T>& job, const DiscreteTile<T>& tile, const 
     const T least = kLeastRoundings * kEpsilon<T>, asked = job.rollout->tolerance;
     tile.bounds[slot] = asked > least ? asked : least;
     tile.square[slot] = tile.factor[slot] = 0;
-    if (!(square * distance > rounding)) continue;  // what is not a number shows in the image anyway
+    if (square * distance <= rounding) continue;  // what is not a number goes on into the image
     tile.square[slot] = square;
     tile.factor[slot] = (after - before - inner(tile.slope.row(i), change, dim)) / square;
     // What rounding of H leaves of the equations.
@@ -167,10 +167,17 @@ struct StepEquations {
     write_arguments(job, tile, slots, lines, static_cast<T>(1), tile.argument, worker);
     evaluate_values(job.network, lines, first, tile.evaluation, Record<T>{}, true, worker);
     worker.wait();
+    find_factors(job, tile, slots, lines, at);
     finish_image(slots, lines, at);
   }
 
   void linearise(const int32_t* slots, int64_t lines, const Tile<T>& at) const {
+    linearise_ends(slots, lines, at);
+    finish_image(slots, lines, at);
+  }
+
+  // All that is known of the points but their images.
+  void linearise_ends(const int32_t* slots, int64_t lines, const Tile<T>& at) const {
     linearise_middle(slots, lines, at);
     const FirstLayer<T> first = {tile.argument, {job.zeros, 0}, {job.zeros, 0}};
     write_arguments(job, tile, slots, lines, static_cast<T>(1), tile.argument, worker);
@@ -180,7 +187,7 @@ struct StepEquations {
       for_vectors<T>(width(), [&](int64_t c) {
         store(tile.ahead.row(slots[i]) + c, load(tile.other.row(i) + c) - load(tile.slope.row(i) + c));
       });
-    finish_image(slots, lines, at);
+    find_factors(job, tile, slots, lines, at);
   }
 
   // d Delta = dt (J - R) dD, dD = h / 2 + c x + Delta dc with h = Hess(w) x.
@@ -231,7 +238,6 @@ struct StepEquations {
   }
 
   void finish_image(const int32_t* slots, int64_t lines, const Tile<T>& at) const {
-    find_factors(job, tile, slots, lines, at);
     for_columns<T>({0, lines}, worker.columns(width()), [&](int64_t i, int64_t c) {
       const int64_t slot = slots[i];
       store(tile.flowing.row(i) + c, load(tile.slope.row(i) + c) + tile.factor[slot] * load(at.row(slot) + c));

@@ -257,7 +257,8 @@ int main() {
       {2, 0, 9, 3, {24, 16}, Activation::kTanh, kMatrix, 1},
       // Few samples of a large network: threads share the columns, in panels and in torch's layout.
       {20, 2, 2, 2, {520, 420}, Activation::kSilu, kMatrix},
-      {20, 0, 2, 2, {1600}, Activation::kTanh, kDiagonal},
+      {20, 0, 3, 2, {2000}, Activation::kTanh, kDiagonal},
+      {20, 0, 12, 2, {2000}, Activation::kTanh, kMatrix},
       {20, 0, 20, 1, {520, 420}, Activation::kTanh, kMatrix},
   };
   return run_everywhere("discrete gradient", cases, [](auto zero, const Case& c, int threads, unsigned seed) {

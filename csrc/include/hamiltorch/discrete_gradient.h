@@ -29,7 +29,7 @@ struct DiscreteArrays {
   T* trajectory;        // [batch][steps + 1][dim]
   T* changes;           // [batch][steps][dim]: Delta, for the adjoint; null: not kept
   uint8_t* converged;   // [batch][steps], false from a sample's first failure on
-  int64_t* iterations;  // [batch][steps]: gradients evaluated
+  int64_t* iterations;  // [batch][steps]: points evaluated
   T* residual;          // [batch][steps]
 };
 
