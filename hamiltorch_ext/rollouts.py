@@ -226,6 +226,7 @@ def rollout(
         check_network(H.dim, H.parameters(), z0)
         check_condition(condition, H.condition_dim)
     condition = checked_condition(condition, z0)
+
     # Written out in torch, no pass of autograd for a gradient; backend="reference" asks for that one.
     analytic = type(H) is SeparableHamiltonian and first_hooked((H,)) is None and backend != "reference"
     system = _separable_field(H, condition) if analytic else reference.field(H, condition)
@@ -262,7 +263,7 @@ def rollout(
             return chosen(*results, _nothing_solved(steps, z0) if return_info else None)
         if backend == "native" and reason is not None:
             raise ValueError(f"backend='native' cannot run this rollout: {reason}")
-        if not analytic:
+        if not analytic and save_every == 1:
             warnings.warn(f"running on the torch reference path, many times slower: {reason}", stacklevel=3)
     if save_every > 1:
         raise ValueError(f"save_every must be 1 where no kernel runs a network's rollout, got {save_every}")
