@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import overload
 
+import torch
 from torch import Tensor
 
-__all__ = ["energies_at", "rows"]
+from .reference import RolloutInfo
+
+__all__ = ["energies_at", "in_batches", "rows"]
 
 
 @overload
@@ -17,6 +20,12 @@ def rows(x: None) -> None: ...
 def rows(x: Tensor | None) -> Tensor | None:
     """x (..., n) as (batch, n), of batches of no sample too."""
     return None if x is None else x.reshape(x.shape[:-1].numel(), x.shape[-1])
+
+
+def in_batches(trajectory: Tensor, info: RolloutInfo, batch: torch.Size) -> tuple[Tensor, RolloutInfo]:
+    """A trajectory (rows, steps + 1, 2d) and what became of its steps (rows, steps), of batches of this shape."""
+    shaped = RolloutInfo(*(field.reshape(*batch, *field.shape[1:]) for field in info))
+    return trajectory.reshape(*batch, *trajectory.shape[1:]), shaped
 
 
 def energies_at(energy: Callable[..., Tensor], trajectory: Tensor, condition: Tensor | None) -> Tensor:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import _implicit, _ops, reference
-from ._batches import energies_at, rows
+from ._batches import energies_at, in_batches, rows
 from ._checks import (
     check_backend,
     check_network,
@@ -391,7 +391,7 @@ def _passive_natively(
     trajectory, info = discrete_rollout(
         network, rows(z0), dt, steps, rows(condition), *limits, Ports(dissipation, forces, decay)
     )
-    return trajectory.reshape(*batch, steps + 1, network.dim), RolloutInfo(*(x.reshape(*batch, steps) for x in info))
+    return in_batches(trajectory, info, batch)
 
 
 def _integrate(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from . import _discrete_gradient_ops, _extended_ops, _implicit_ops, _ops, _separable_ops, reference
-from ._batches import energies_at, rows
+from ._batches import energies_at, in_batches, rows
 from ._checks import (
     check_backend,
     check_network,
@@ -437,8 +437,7 @@ def _native_implicit(
         trajectory, info = _discrete_gradient_ops.discrete_rollout(mlp, z0, dt, steps, condition, *limits)
     else:
         trajectory, info = _implicit_ops.implicit_rollout(mlp, z0, dt, steps, method, condition, *limits)
-    shaped = RolloutInfo(*(field.reshape(*batch, steps) for field in info))
-    return trajectory.reshape(*batch, steps + 1, mlp.dim), shaped
+    return in_batches(trajectory, info, batch)
 
 
 def _native_separable(

@@ -26,15 +26,10 @@ void pull_back(const StepEquations<T>& equations, const int32_t* slots, int64_t 
     const T square = tile.square[slot];
     tile.weights[slot] = square > 0 ? inner(tile.image.row(i), tile.displacement.row(slot), dim) / square : 0;
   }
-  const auto direction = [&](int64_t i, int64_t c) {
+  equations.multiply_hessian_of(slots, lines, [&](int64_t i, int64_t c) {
     const int64_t slot = slots[i];
     return load(tile.image.row(i) + c) - tile.weights[slot] * load(tile.displacement.row(slot) + c);
-  };
-  for_columns<T>({0, lines}, worker.columns(dim),
-                 [&](int64_t i, int64_t c) { store(tile.other.row(i) + c, direction(i, c)); });
-  apply(job.network.q, lines, tile.other, tile.work.tangent[0], worker, no_more);
-  multiply_hessian(job.network, slots, lines, tile.kept, tile.work, worker);
-  find_slope(job, lines, tile.work.tangent_delta[0], tile.slope, worker);
+  });
   for (int64_t i = 0; i < lines; ++i) finish(i, slots[i], tile.image.row(i), tile.slope.row(i));
 }
 

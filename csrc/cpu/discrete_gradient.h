@@ -68,12 +68,12 @@ void for_entries(int64_t lines, int64_t count, const Worker<T>& worker, const F&
     for (int64_t c = mine.begin; c < mine.end; ++c) f(i, c);
 }
 
-// tile.projected, own columns = W_1 row(slot).
-template <class T, class Row>
-void project(const DiscreteJob<T>& job, const DiscreteTile<T>& tile, const int32_t* slots, int64_t lines,
-             const Row& row, const Tile<T>& to, const Worker<T>& worker) {
+// to = W_1 x, own columns; vector_at(i, c) is a vector of line i's x.
+template <class T, class VectorAt>
+void project(const DiscreteJob<T>& job, const DiscreteTile<T>& tile, int64_t lines, const VectorAt& vector_at,
+             const Tile<T>& to, const Worker<T>& worker) {
   for_columns<T>({0, lines}, worker.columns(job.dim()),
-                 [&](int64_t i, int64_t c) { store(tile.change.row(i) + c, load(row(slots[i]) + c)); });
+                 [&](int64_t i, int64_t c) { store(tile.change.row(i) + c, vector_at(i, c)); });
   apply(job.network.q, lines, tile.change, to, worker, no_more);
 }
 
@@ -160,7 +160,7 @@ struct StepEquations {
 
   void find_image(const int32_t* slots, int64_t lines, const Tile<T>& at) const {
     const FirstLayer<T> first = {tile.argument, {job.zeros, 0}, {job.zeros, 0}};
-    project(job, tile, slots, lines, [&](int64_t slot) { return at.row(slot); }, tile.projected, worker);
+    project(job, tile, lines, [&](int64_t i, int64_t c) { return load(at.row(slots[i]) + c); }, tile.projected, worker);
     write_arguments(job, tile, slots, lines, static_cast<T>(0.5), tile.argument, worker);
     evaluate(job.network, lines, first, tile.evaluation, Record<T>{}, false, worker);
     find_slope(job, lines, tile.evaluation.delta[0], tile.slope, worker);
@@ -192,7 +192,8 @@ struct StepEquations {
 
   // d Delta = dt (J - R) dD, dD = h / 2 + c x + Delta dc with h = Hess(w) x.
   void multiply(const int32_t* slots, int64_t lines, int64_t j, const Tile<T>& product) const {
-    multiply_hessian_of(slots, lines, [&](int64_t slot) { return tile.krylov.direction(slot, j); });
+    multiply_hessian_of(slots, lines,
+                        [&](int64_t i, int64_t c) { return load(tile.krylov.direction(slots[i], j) + c); });
     const Range mine = worker.columns(width());
     for (int64_t i = 0; i < lines; ++i) {
       const int64_t slot = slots[i];
@@ -218,7 +219,7 @@ struct StepEquations {
   // The gradient halfway in tile.slope, and what products with the Hessian there need.
   void linearise_middle(const int32_t* slots, int64_t lines, const Tile<T>& at) const {
     const Network<T>& network = job.network;
-    project(job, tile, slots, lines, [&](int64_t slot) { return at.row(slot); }, tile.projected, worker);
+    project(job, tile, lines, [&](int64_t i, int64_t c) { return load(at.row(slots[i]) + c); }, tile.projected, worker);
     evaluate_curvature_from(
         network, slots, lines, tile.kept, tile.work, worker,
         [&](const auto& activate_all) {
@@ -229,10 +230,10 @@ struct StepEquations {
     find_slope(job, lines, tile.work.delta[0], tile.slope, worker);
   }
 
-  // tile.slope = Hess(w) row(slot).
-  template <class Row>
-  void multiply_hessian_of(const int32_t* slots, int64_t lines, const Row& row) const {
-    project(job, tile, slots, lines, row, tile.work.tangent[0], worker);
+  // tile.slope = Hess(w) x.
+  template <class VectorAt>
+  void multiply_hessian_of(const int32_t* slots, int64_t lines, const VectorAt& vector_at) const {
+    project(job, tile, lines, vector_at, tile.work.tangent[0], worker);
     multiply_hessian(job.network, slots, lines, tile.kept, tile.work, worker);
     find_slope(job, lines, tile.work.tangent_delta[0], tile.slope, worker);
   }
