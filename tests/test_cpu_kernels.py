@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -169,30 +170,64 @@ def assert_same_bits(results):
             assert torch.equal(value, other[name]), name
 
 
-bfloat16 = pytest.mark.skipif(not _C.supports_bfloat16(), reason="this processor has no AVX-512 BF16")
+@contextmanager
+def using(instruction_set):
+    before = _C.instruction_set()
+    _C.use_instruction_set(instruction_set)
+    try:
+        yield
+    finally:
+        _C.use_instruction_set(before)
 
 
-@bfloat16
+def multiplies_bfloat16(instruction_set):
+    with using(instruction_set):
+        return _C.supports_bfloat16()
+
+
+BFLOAT16_SETS = [name for name in _C.instruction_sets() if multiplies_bfloat16(name)]
+bfloat16 = pytest.mark.skipif(not BFLOAT16_SETS, reason="this processor has no AVX-512 BF16")
+bfloat16_sets = pytest.mark.parametrize("bfloat16_set", BFLOAT16_SETS)
+
+
+@bfloat16_sets
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("batch", [1, 2, 17, 33])
 @pytest.mark.parametrize(("d", "hidden"), [*FORMS, (1, (7,)), (17, (33, 1, 7)), (150, (170, 300, 65))], ids=str)
-def test_bfloat16(d, hidden, batch, method):
+def test_bfloat16(d, hidden, batch, method, bfloat16_set):
     """Off by what rounding the operands to 8 bits makes, and not by much less: then it would not have been done."""
     problem = make_problem(d=d, hidden=hidden, batch=(batch,), steps=9, method=method, condition_dim=2)
     want = exact(problem)
-    coarse = values(problem, torch.float32, "bfloat16")
-    fine = values(problem, torch.float32)
+    with using(bfloat16_set):
+        coarse = values(problem, torch.float32, "bfloat16")
+        fine = values(problem, torch.float32)
+        gradients = library(problem, torch.float32, precision="bfloat16")
+        replayed = library(problem, torch.float32, precision="bfloat16", recompute=True)
     for name in coarse:
         off = norm(coarse[name].double() - want[name]) / norm(want[name])
         assert off < 2**-6, name
         assert off > norm(fine[name].double() - want[name]) / norm(want[name]), name
-    gradients = library(problem, torch.float32, precision="bfloat16")
-    replayed = library(problem, torch.float32, precision="bfloat16", recompute=True)
     for got in (gradients, replayed):
         for name, value in want.items():
             if name == "gradient of dt":  # a sum of parts that cancel
                 continue
             assert norm(got[name].double() - value) < 2**-4 * norm(value), name
+
+
+@pytest.mark.skipif(len(BFLOAT16_SETS) < 2, reason="this processor multiplies bfloat16 in one way")
+@pytest.mark.parametrize("batch", [1, 16, 31, 32, 70])
+@pytest.mark.parametrize(("d", "hidden"), [(17, (33, 1, 7)), (31, (64, 65)), (150, (170, 300, 65))], ids=str)
+def test_bfloat16_is_the_same_in_every_way(d, hidden, batch):
+    """Products of bfloat16 are exact: what differs is the order of the sums, and what a rounding makes of that."""
+    problem = make_problem(d=d, hidden=hidden, batch=(batch,), steps=1)
+    want = exact(problem)
+    found = []
+    for name in BFLOAT16_SETS:
+        with using(name):
+            found.append(library(problem, torch.float32, precision="bfloat16"))
+    for name, value in want.items():
+        off = norm(found[0][name].double() - value)
+        assert norm(found[1][name] - found[0][name]) <= off / 8, name
 
 
 @bfloat16
@@ -203,14 +238,10 @@ def test_bfloat16_leaves_float64_alone():
 
 def test_bfloat16_needs_the_processor():
     H, z0 = HamiltonianMLP(6, (7,)), torch.zeros(2, 6)
-    before = _C.instruction_set()
-    _C.use_instruction_set("baseline")
-    try:
-        for recorded in (False, True):
-            with (
-                torch.set_grad_enabled(recorded),
-                pytest.raises(ValueError, match="precision 'bfloat16' on a CPU needs AVX-512 BF16, got instruction"),
-            ):
-                leapfrog_rollout(H, z0, 0.1, 2, precision="bfloat16")
-    finally:
-        _C.use_instruction_set(before)
+    for recorded in (False, True):
+        with (
+            using("baseline"),
+            torch.set_grad_enabled(recorded),
+            pytest.raises(ValueError, match="precision 'bfloat16' on a CPU needs AVX-512 BF16, got instruction"),
+        ):
+            leapfrog_rollout(H, z0, 0.1, 2, precision="bfloat16")

@@ -3,5 +3,9 @@
 #include "kernels.h"
 
 namespace hamiltorch {
-const Implementation kAvx2 = implementation("avx2");
+namespace {
+constexpr Kernels<double> kDouble = kernels<double>();
 }
+
+const Implementation kAvx2 = implementation("avx2", &kDouble);
+}  // namespace hamiltorch

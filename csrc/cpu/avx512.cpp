@@ -3,5 +3,6 @@
 #include "kernels.h"
 
 namespace hamiltorch {
-const Implementation kAvx512 = implementation("avx512");
-}
+const Kernels<double> kAvx512Double = kernels<double>();
+const Implementation kAvx512 = implementation("avx512", &kAvx512Double);
+}  // namespace hamiltorch

@@ -3,5 +3,5 @@
 #include "kernels.h"
 
 namespace hamiltorch {
-const Implementation kAvx512Bf16 = implementation("avx512_bf16");
+const Implementation kAvx512Bf16 = implementation("avx512_bf16", &kAvx512Double);
 }

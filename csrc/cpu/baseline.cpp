@@ -3,5 +3,9 @@
 #include "kernels.h"
 
 namespace hamiltorch {
-const Implementation kBaseline = implementation("baseline");
+namespace {
+constexpr Kernels<double> kDouble = kernels<double>();
 }
+
+const Implementation kBaseline = implementation("baseline", &kDouble);
+}  // namespace hamiltorch

@@ -4,22 +4,43 @@
 
 #include "implementation.h"
 
+#if defined(HAMILTORCH_X86) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace hamiltorch {
 namespace {
 
+constexpr int kMostImplementations = 5;
 std::atomic<const Implementation*> active{nullptr};
 
+// Whether the processor multiplies tiles of bfloat16 and the system lets this process: their registers are so large
+// that Linux wants to be asked before it saves them.
+bool may_use_amx() {
+#if defined(HAMILTORCH_X86) && defined(__linux__)
+  constexpr unsigned kAmxBfloat16 = 1u << 22, kAmxTile = 1u << 24;  // of CPUID leaf 7's edx
+  constexpr long kAskForState = 0x1023, kTileData = 18;             // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned eax, ebx, ecx, edx;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  return (edx & kAmxBfloat16) && (edx & kAmxTile) && syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 const Implementation* find(const char* name) {
-  const Implementation* all[4];
-  const int count = supported_implementations(all, 4);
+  const Implementation* all[kMostImplementations];
+  const int count = supported_implementations(all, kMostImplementations);
   for (int i = 0; i < count; ++i)
     if (std::strcmp(all[i]->name, name) == 0) return all[i];
   return nullptr;
 }
 
 const Implementation* detect() {
-  const Implementation* all[4];
-  const int count = supported_implementations(all, 4);
+  const Implementation* all[kMostImplementations];
+  const int count = supported_implementations(all, kMostImplementations);
   if (const char* most = std::getenv("HAMILTORCH_MAX_ISA"))
     if (const Implementation* capped = find(most)) return capped;
   return all[count - 1];
@@ -39,7 +60,10 @@ int supported_implementations(const Implementation** out, int capacity) {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   add(kAvx512, avx512);
-  add(kAvx512Bf16, avx512 && __builtin_cpu_supports("avx512bf16"));
+  const bool bfloat16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  add(kAvx512Bf16, bfloat16);
+  static const bool amx = may_use_amx();
+  add(kAmx, bfloat16 && amx);
 #endif
   return count;
 }

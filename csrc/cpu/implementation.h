@@ -60,8 +60,8 @@ inline constexpr int64_t kReadUnit = 128;
 
 struct Implementation {
   const char* name;
-  Kernels<float> f32;
-  Kernels<double> f64;
+  const Kernels<float>* f32;
+  const Kernels<double>* f64;
   // Run `iterations` of independent multiply-adds, of float32 and of bfloat16 pairs; return how many floating-point
   // operations that was. The second is null where there are no such pairs.
   double (*multiply_add)(int64_t iterations);
@@ -74,16 +74,18 @@ struct Implementation {
 template <class T>
 const Kernels<T>& kernels_of(const Implementation& implementation) {
   if constexpr (sizeof(T) == sizeof(float))
-    return implementation.f32;
+    return *implementation.f32;
   else
-    return implementation.f64;
+    return *implementation.f64;
 }
 
 extern const Implementation kBaseline;
 #if defined(__x86_64__)
+extern const Kernels<double> kAvx512Double;  // what has more than AVX-512 has it for float32 alone
 extern const Implementation kAvx2;
 extern const Implementation kAvx512;
 extern const Implementation kAvx512Bf16;
+extern const Implementation kAmx;
 #endif
 
 // The implementations that this processor runs, widest vectors last.

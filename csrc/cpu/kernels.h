@@ -33,7 +33,9 @@ double multiply_adds(int64_t iterations) {
   return run_sums(iterations, [&](Vec<float>& sum) { sum = sum * x + y; });
 }
 
-#if defined(__AVX512BF16__)
+#if defined(__AMX_BF16__)
+double multiply_adds_bfloat16(int64_t iterations) { return multiply_tiles(iterations); }
+#elif defined(__AVX512BF16__)
 double multiply_adds_bfloat16(int64_t iterations) {
   const Vec<Bfloat16Pair> one = broadcast(Bfloat16Pair{0x3f803f80});
   return 2 * run_sums(iterations, [&](Vec<float>& sum) { multiply_add(sum, one, one); });
@@ -104,8 +106,10 @@ constexpr Kernels<T> kernels() {
           activate_array<T>};
 }
 
-constexpr Implementation implementation(const char* name) {
-  return {name, kernels<float>(), kernels<double>(), multiply_adds, multiply_adds_bfloat16, read};
+constexpr Kernels<float> kSingle = kernels<float>();
+
+constexpr Implementation implementation(const char* name, const Kernels<double>* f64) {
+  return {name, &kSingle, f64, multiply_adds, multiply_adds_bfloat16, read};
 }
 
 }  // namespace

@@ -54,7 +54,7 @@ Network<T> take_network(Arena& arena, Arena& prepared, const Mlp<T>& mlp, const 
   enum Kind { kNone, kFull, kPairs };
   const auto panels = [&](int64_t count, int64_t depth, Kind kind) -> Panels<T> {
     if (kind == kFull) return {prepared.take<T>(padded<T>(count) * depth), nullptr};
-    if (kind == kPairs) return {nullptr, prepared.take<Bfloat16Pair>(padded<T>(count) * ceil_div(depth, 2))};
+    if (kind == kPairs) return {nullptr, prepared.take<Bfloat16Pair>(pair_words<T>(count, depth))};
     return {nullptr, nullptr};
   };
   const auto weight = [&](const T* rows, int64_t stride, int64_t out, int64_t in, Kind forward, Kind backward) {
@@ -121,7 +121,10 @@ void make_panels(const Weight<T>& w, const Member& all) {
   const auto part = [&](int64_t columns) { return share(ceil_div(columns, kPanel<T>), all.index, all.count); };
   if (w.forward.full) pack_transposed(w.rows, w.stride, w.in, w.out, w.forward.full, part(w.out));
   if (w.backward.full) pack(w.rows, w.stride, w.out, w.in, w.backward.full, part(w.in));
-  if constexpr (kHasBfloat16 && sizeof(T) == sizeof(float)) {
+  if constexpr (kHasAmx && sizeof(T) == sizeof(float)) {
+    if (w.forward.pairs) stripe_transposed(w.rows, w.stride, w.in, w.out, w.forward.pairs, part(w.out));
+    if (w.backward.pairs) stripe(w.rows, w.stride, w.out, w.in, w.backward.pairs, part(w.in));
+  } else if constexpr (kHasBfloat16 && sizeof(T) == sizeof(float)) {
     if (w.forward.pairs) pack_transposed(w.rows, w.stride, w.in, w.out, w.forward.pairs, part(w.out));
     if (w.backward.pairs) pack(w.rows, w.stride, w.out, w.in, w.backward.pairs, part(w.in));
   }

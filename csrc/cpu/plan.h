@@ -23,6 +23,8 @@ inline int32_t layout(const Plan& plan) {
 
 // Two register blocks of rows: the activations of a tile stay in L2 while the weights stream past.
 inline constexpr int64_t kTileRows = 28;
+// The same of bfloat16.
+inline constexpr int64_t kTileRowsBfloat16 = kHasAmx ? kStripe : kTileRows;
 // A team is split further only while each holds this many samples: below it, sharing columns reads the weights less.
 inline constexpr int64_t kTeamRows = 16;
 // Multiply-adds that pay for a fork, and for a barrier.
@@ -102,7 +104,7 @@ Plan make_plan(const Rollout<T>& rollout, int threads, bool replays) {
   }
   // The rounds every team makes over its samples are of equal size.
   const int64_t rows = ceil_div(rollout.batch, plan.teams);
-  plan.tile_rows = ceil_div(rows, ceil_div(rows, kTileRows));
+  plan.tile_rows = ceil_div(rows, ceil_div(rows, rollout.bfloat16 ? kTileRowsBfloat16 : kTileRows));
   return plan;
 }
 

@@ -4,9 +4,9 @@
 // once: then each member reads its own rows of W in torch's layout in both directions, so that they stay in its cache:
 // y = x W^T is dot products with them, y = d W a sum of them, to which every member contributes a part.
 #pragma once
+#include "amx.h"
 #include "arena.h"
 #include "parallel.h"
-#include "products.h"
 
 namespace hamiltorch {
 namespace {
@@ -38,12 +38,19 @@ Tile<T> take_cleared(Arena& arena, int64_t rows, int64_t columns) {
   return tile;
 }
 
-// Panels in T or in pairs of bfloat16; both null where the matrix is read in torch's layout.
+// Panels in T or in pairs of bfloat16, which stand in stripes where there is AMX; both null where the matrix is read in
+// torch's layout.
 template <class T>
 struct Panels {
   T* full;
   Bfloat16Pair* pairs;
 };
+
+// Words of the pairs of so many columns.
+template <class T>
+constexpr int64_t pair_words(int64_t columns, int64_t depth) {
+  return kHasAmx ? striped_words(columns, depth) : padded<T>(columns) * ceil_div(depth, 2);
+}
 
 template <class T>
 struct Weight {
@@ -60,7 +67,7 @@ inline constexpr int64_t kMaxDirectRows = 3;
 template <class T>
 struct Worker {
   Member member;
-  Bfloat16Pair* pairs;     // [tile rows][pair_stride]: a tile's rows rounded, for products of pairs
+  Bfloat16Pair* pairs;     // a tile's rows rounded, for products of pairs: [tile rows][pair_stride], or in stripes
   int64_t pair_stride;     //
   T* partials[2];          // the team's, [members][kMaxDirectRows][partial_stride]; products take them in turn
   int64_t partial_stride;  //
@@ -80,9 +87,9 @@ void take_workers(Arena& arena, Worker<T>* workers, int count, Barrier* barrier,
   if (direct)
     for (T*& partial : partials) partial = arena.take<T>(count * kMaxDirectRows * padded<T>(widest));
   for (int i = 0; i < count; ++i) {
-    Bfloat16Pair* const own = pairs ? arena.take<Bfloat16Pair>(rows * ceil_div(widest, 2)) : nullptr;
-    if (workers)
-      workers[i] = {{i, count, barrier}, own, ceil_div(widest, 2), {partials[0], partials[1]}, padded<T>(widest), 0};
+    const int64_t stride = ceil_div(widest, 2), words = kHasAmx ? striped_words(rows, widest) : rows * stride;
+    Bfloat16Pair* const own = pairs ? arena.take<Bfloat16Pair>(words) : nullptr;
+    if (workers) workers[i] = {{i, count, barrier}, own, stride, {partials[0], partials[1]}, padded<T>(widest), 0};
   }
 }
 
@@ -180,7 +187,12 @@ HAMILTORCH_INLINE void with_rows(int64_t rows, const F& f) {
 template <class T, class After>
 inline void packed_product(const Panels<T>& panels, int64_t rows, int64_t depth, const Tile<T>& a, const Tile<T>& c,
                            const Range& columns, const Worker<T>& worker, const After& after) {
-  if constexpr (kHasBfloat16 && sizeof(T) == sizeof(float)) {
+  if constexpr (kHasAmx && sizeof(T) == sizeof(float)) {
+    if (panels.pairs) {
+      striped_product(rows, columns, depth, a.data, a.stride, panels.pairs, c.data, c.stride, worker.pairs, after);
+      return;
+    }
+  } else if constexpr (kHasBfloat16 && sizeof(T) == sizeof(float)) {
     if (panels.pairs) {
       for (int64_t r = 0; r < rows; ++r) round_to_pairs(a.row(r), depth, worker.pairs + r * worker.pair_stride);
       panel_product(rows, columns, ceil_div(depth, 2), worker.pairs, worker.pair_stride, panels.pairs, c.data, c.stride,
