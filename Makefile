@@ -37,6 +37,7 @@ check: $(VENV)/test
 	for page in README.md docs/performance.md; do \
 	  $(BIN)/python benchmarks/table.py benchmarks/results/cpu.json --check $$page || exit 1; \
 	done
+	$(BIN)/python benchmarks/table.py benchmarks/results/cpu-xeon.json --check docs/performance.md --machine xeon
 	$(BIN)/python benchmarks/table.py benchmarks/results/cpu-del.json --check docs/performance.md
 	$(BIN)/python benchmarks/table.py benchmarks/results/cpu-implicit.json --check docs/performance.md
 	$(BIN)/python benchmarks/table.py benchmarks/results/cpu-implicit-xeon.json --check docs/performance.md --machine xeon

@@ -147,7 +147,9 @@ void roll_discrete_back(const DiscreteJob<T>& job, const DiscreteTile<T>& tile, 
 template <class T>
 Status discrete_adjoint_run(const DiscreteRollout<T>& discrete, const DiscreteAdjointArrays<T>& arrays, int threads,
                             const Prepared& kept, void* workspace, size_t size) {
-  return run_discrete<T, roll_discrete_back<T>>(discrete, {}, arrays, true, threads, kept, workspace, size);
+  return run_job<roll_discrete_back<T>>(discrete.rollout.batch, kept, workspace, size,
+                                        discrete_taker(discrete, true, threads),
+                                        [&](DiscreteJob<T>& job) { job.adjoint = arrays; });
 }
 
 }  // namespace

@@ -68,25 +68,12 @@ DiscreteJob<T> take_discrete(Arena& arena, Arena& prepared, const DiscreteRollou
   job.dissipation = take_dissipation(arena, discrete, job.plan);
   job.zeros = arena.take<T>(padded<T>(job.network.first()));
   if (job.zeros) clear(job.zeros, padded<T>(job.network.first()));
-  const int teams = job.plan.teams, size = job.plan.team_size;
   int64_t most = widest(rollout.network);
   const int64_t others[] = {rollout.network.dim, discrete.columns};
   for (const int64_t columns : others) most = columns > most ? columns : most;
-  job.tiles = arena.take<DiscreteTile<T>>(teams * size);
-  job.workers = arena.take<Worker<T>>(teams * size);
-  job.barriers = arena.take<Barrier>(teams);
-  job.all = arena.take<Barrier>(1);
-  for (int team = 0; team < teams; ++team) {
-    const DiscreteTile<T> shared = take_discrete_team(arena, job);
-    for (int i = team * size; i < (team + 1) * size; ++i) {
-      const DiscreteTile<T> tile = take_discrete_tile(arena, job, back, shared);
-      if (job.tiles) job.tiles[i] = tile;
-    }
-    take_workers(arena, job.workers ? job.workers + team * size : nullptr, size, job.barriers + team,
-                 job.plan.tile_rows, most, !job.plan.packed, false);
-    if (job.barriers) job.barriers[team].reset();
-  }
-  if (job.all) job.all->reset();
+  take_teams(
+      arena, job, most, false, [&] { return take_discrete_team(arena, job); },
+      [&](const DiscreteTile<T>& shared) { return take_discrete_tile(arena, job, back, shared); });
   return job;
 }
 
@@ -177,44 +164,24 @@ void roll_discrete(const DiscreteJob<T>& job, const DiscreteTile<T>& own, int64_
   }
 }
 
-template <class T, void (*roll)(const DiscreteJob<T>&, const DiscreteTile<T>&, int64_t, int64_t, const Worker<T>&)>
-void discrete_thread(void* context, int index) {
-  const DiscreteJob<T>& job = *static_cast<const DiscreteJob<T>*>(context);
-  const Plan& plan = job.plan;
-  const Rollout<T>& rollout = job.rollout->rollout;
-  const Member all = {index, plan.teams * plan.team_size, job.all};
-  if (job.dissipation.rows) make_panels(job.dissipation, all);
-  prepare(job.network, rollout.network, all);
-  for_tiles(plan, rollout.batch, index,
-            [&](int64_t row, int64_t rows) { roll(job, job.tiles[index], row, rows, job.workers[index]); });
+template <class T>
+auto discrete_taker(const DiscreteRollout<T>& discrete, bool back, int threads) {
+  return [&discrete, back, threads](Arena& arena, Arena& prepared, bool filled) {
+    return take_discrete(arena, prepared, discrete, back, threads, filled);
+  };
 }
 
 template <class T>
 Sizes discrete_measure(const DiscreteRollout<T>& discrete, bool back, int threads) {
-  if (discrete.rollout.batch == 0) return {0, 0, 0};
-  Arena arena(nullptr), prepared(nullptr);
-  const Plan plan = take_discrete(arena, prepared, discrete, back, threads, false).plan;
-  return {arena.used(), prepared.used(), layout(plan)};
-}
-
-template <class T, void (*roll)(const DiscreteJob<T>&, const DiscreteTile<T>&, int64_t, int64_t, const Worker<T>&)>
-Status run_discrete(const DiscreteRollout<T>& discrete, const DiscreteArrays<T>& arrays,
-                    const DiscreteAdjointArrays<T>& adjoint, bool back, int threads, const Prepared& kept,
-                    void* workspace, size_t size) {
-  if (discrete.rollout.batch == 0) return Status::kOk;
-  if (size < discrete_measure(discrete, back, threads).workspace) return Status::kWorkspaceTooSmall;
-  Arena arena(workspace), prepared(kept.memory);
-  DiscreteJob<T> job = take_discrete(arena, prepared, discrete, back, threads, kept.filled);
-  job.arrays = arrays;
-  job.adjoint = adjoint;
-  parallel(job.plan.teams * job.plan.team_size, discrete_thread<T, roll>, &job);
-  return Status::kOk;
+  return measure_job(discrete.rollout.batch, discrete_taker(discrete, back, threads));
 }
 
 template <class T>
 Status discrete_forward_run(const DiscreteRollout<T>& discrete, const DiscreteArrays<T>& arrays, int threads,
                             const Prepared& kept, void* workspace, size_t size) {
-  return run_discrete<T, roll_discrete<T>>(discrete, arrays, {}, false, threads, kept, workspace, size);
+  return run_job<roll_discrete<T>>(discrete.rollout.batch, kept, workspace, size,
+                                   discrete_taker(discrete, false, threads),
+                                   [&](DiscreteJob<T>& job) { job.arrays = arrays; });
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "curvature.h"
 #include "fixed_point.h"
 #include "hamiltorch/discrete_gradient.h"
+#include "job.h"
 
 namespace hamiltorch {
 namespace {
@@ -43,21 +44,21 @@ struct DiscreteTile : FixedPoint<T> {
 };
 
 template <class T>
-struct DiscreteJob {
+struct DiscreteJob : Teams<T, DiscreteTile<T>> {
   const DiscreteRollout<T>* rollout;
   DiscreteArrays<T> arrays;
   DiscreteAdjointArrays<T> adjoint;
-  Plan plan;
   Network<T> network;
-  Weight<T> dissipation;   // L; rows null where it is diagonal or none
-  T* zeros;                // [width]
-  DiscreteTile<T>* tiles;  // [teams * team_size]
-  Worker<T>* workers;      // [teams * team_size]
-  Barrier* barriers;       // [teams]
-  Barrier* all;            // [1]
+  Weight<T> dissipation;  // L; rows null where it is diagonal or none
+  T* zeros;               // [width]
 
   int64_t dim() const { return rollout->rollout.network.dim; }
   T dt() const { return rollout->rollout.dt; }
+  int64_t samples() const { return rollout->rollout.batch; }
+  void get_ready(const Member& all) const {
+    if (dissipation.rows) make_panels(dissipation, all);
+    prepare(network, rollout->rollout.network, all);
+  }
 };
 
 // f(i, c) for the lines and this member's columns of `count`, one by one: halves do not begin at vectors.

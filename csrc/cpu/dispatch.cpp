@@ -16,10 +16,11 @@ namespace {
 constexpr int kMostImplementations = 5;
 std::atomic<const Implementation*> active{nullptr};
 
+#if defined(HAMILTORCH_X86)  // the other instruction sets are built
 // Whether the processor multiplies tiles of bfloat16 and the system lets this process: their registers are so large
 // that Linux wants to be asked before it saves them.
 bool may_use_amx() {
-#if defined(HAMILTORCH_X86) && defined(__linux__)
+#if defined(__linux__)
   constexpr unsigned kAmxBfloat16 = 1u << 22, kAmxTile = 1u << 24;  // of CPUID leaf 7's edx
   constexpr long kAskForState = 0x1023, kTileData = 18;             // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   unsigned eax, ebx, ecx, edx;
@@ -29,6 +30,7 @@ bool may_use_amx() {
   return false;
 #endif
 }
+#endif
 
 const Implementation* find(const char* name) {
   const Implementation* all[kMostImplementations];
@@ -54,7 +56,7 @@ int supported_implementations(const Implementation** out, int capacity) {
     if (supported && count < capacity) out[count++] = &implementation;
   };
   add(kBaseline, true);
-#if defined(HAMILTORCH_X86)  // the other instruction sets are built
+#if defined(HAMILTORCH_X86)
   __builtin_cpu_init();
   add(kAvx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&

@@ -2,6 +2,7 @@
 #pragma once
 #include "curvature.h"
 #include "hamiltorch/extended.h"
+#include "job.h"
 
 namespace hamiltorch {
 namespace {
@@ -24,18 +25,15 @@ struct ExtendedTile {
 };
 
 template <class T>
-struct ExtendedJob {
+struct ExtendedJob : Teams<T, ExtendedTile<T>> {
   const ExtendedRollout<T>* rollout;
   ExtendedArrays<T> arrays;
   ExtendedAdjointArrays<T> adjoint;
-  Plan plan;
   Network<T> network;
-  ExtendedTile<T>* tiles;  // [teams]
-  Worker<T>* workers;      // [teams * team_size]
-  Barrier* barriers;       // [teams]
-  Barrier* all;            // [1]
 
   int64_t dim() const { return rollout->rollout.network.dim; }
+  int64_t samples() const { return rollout->rollout.batch; }
+  void get_ready(const Member& all) const { prepare(network, rollout->rollout.network, all); }
 };
 
 template <class T>
@@ -72,21 +70,8 @@ ExtendedJob<T> take_extended(Arena& arena, Arena& prepared, const ExtendedRollou
   job.plan = make_plan(rollout, threads, true);
   job.plan.whole = true;
   job.network = take_network(arena, prepared, rollout.network, job.plan, false, filled);
-  const int teams = job.plan.teams, size = job.plan.team_size;
   const int64_t layers = widest(rollout.network), most = layers > job.dim() ? layers : job.dim();
-  job.tiles = arena.take<ExtendedTile<T>>(teams);
-  job.workers = arena.take<Worker<T>>(teams * size);
-  job.barriers = arena.take<Barrier>(teams);
-  job.all = arena.take<Barrier>(1);
-  for (int team = 0; team < teams; ++team) {
-    const ExtendedTile<T> tile = take_extended_tile(arena, job, back);
-    take_workers(arena, job.workers ? job.workers + team * size : nullptr, size, job.barriers + team,
-                 job.plan.tile_rows, most, !job.plan.packed, false);
-    if (!job.tiles) continue;
-    job.tiles[team] = tile;
-    job.barriers[team].reset();
-  }
-  if (job.all) job.all->reset();
+  take_teams(arena, job, most, false, [&] { return take_extended_tile(arena, job, back); });
   return job;
 }
 
@@ -257,48 +242,32 @@ void roll_extended_back(const ExtendedJob<T>& job, const ExtendedTile<T>& tile, 
   for (int64_t r = own_rows.begin; r < own_rows.end; ++r) arrays.grad_angle[first_row + r] = tile.angle[r];
 }
 
-template <class T, void (*roll)(const ExtendedJob<T>&, const ExtendedTile<T>&, int64_t, int64_t, const Worker<T>&)>
-void extended_thread(void* context, int index) {
-  const ExtendedJob<T>& job = *static_cast<const ExtendedJob<T>*>(context);
-  const Plan& plan = job.plan;
-  prepare(job.network, job.rollout->rollout.network, {index, plan.teams * plan.team_size, job.all});
-  for_tiles(plan, job.rollout->rollout.batch, index, [&](int64_t row, int64_t rows) {
-    roll(job, job.tiles[index / plan.team_size], row, rows, job.workers[index]);
-  });
+template <class T>
+auto extended_taker(const ExtendedRollout<T>& extended, bool back, int threads) {
+  return [&extended, back, threads](Arena& arena, Arena& prepared, bool filled) {
+    return take_extended(arena, prepared, extended, back, threads, filled);
+  };
 }
 
 template <class T>
 Sizes extended_measure(const ExtendedRollout<T>& extended, bool back, int threads) {
-  if (extended.rollout.batch == 0) return {0, 0, 0};
-  Arena arena(nullptr), prepared(nullptr);
-  const Plan plan = take_extended(arena, prepared, extended, back, threads, false).plan;
-  return {arena.used(), prepared.used(), layout(plan)};
-}
-
-template <class T, void (*roll)(const ExtendedJob<T>&, const ExtendedTile<T>&, int64_t, int64_t, const Worker<T>&)>
-Status run_extended(const ExtendedRollout<T>& extended, const ExtendedArrays<T>& arrays,
-                    const ExtendedAdjointArrays<T>& adjoint, bool back, int threads, const Prepared& kept,
-                    void* workspace, size_t size) {
-  if (extended.rollout.batch == 0) return Status::kOk;
-  if (size < extended_measure(extended, back, threads).workspace) return Status::kWorkspaceTooSmall;
-  Arena arena(workspace), prepared(kept.memory);
-  ExtendedJob<T> job = take_extended(arena, prepared, extended, back, threads, kept.filled);
-  job.arrays = arrays;
-  job.adjoint = adjoint;
-  parallel(job.plan.teams * job.plan.team_size, extended_thread<T, roll>, &job);
-  return Status::kOk;
+  return measure_job(extended.rollout.batch, extended_taker(extended, back, threads));
 }
 
 template <class T>
 Status extended_forward_run(const ExtendedRollout<T>& extended, const ExtendedArrays<T>& arrays, int threads,
                             const Prepared& kept, void* workspace, size_t size) {
-  return run_extended<T, roll_extended<T>>(extended, arrays, {}, false, threads, kept, workspace, size);
+  return run_job<roll_extended<T>>(extended.rollout.batch, kept, workspace, size,
+                                   extended_taker(extended, false, threads),
+                                   [&](ExtendedJob<T>& job) { job.arrays = arrays; });
 }
 
 template <class T>
 Status extended_adjoint_run(const ExtendedRollout<T>& extended, const ExtendedAdjointArrays<T>& arrays, int threads,
                             const Prepared& kept, void* workspace, size_t size) {
-  return run_extended<T, roll_extended_back<T>>(extended, {}, arrays, true, threads, kept, workspace, size);
+  return run_job<roll_extended_back<T>>(extended.rollout.batch, kept, workspace, size,
+                                        extended_taker(extended, true, threads),
+                                        [&](ExtendedJob<T>& job) { job.adjoint = arrays; });
 }
 
 }  // namespace

@@ -16,16 +16,11 @@ Forward<T> take_forward(Arena& arena, Arena& prepared, const Rollout<T>& rollout
   job.plan = make_plan(rollout, threads, taped);
   job.network = take_network(arena, prepared, rollout.network, job.plan, rollout.bfloat16, filled);
   job.tape = take_tape(arena, rollout, rollout.batch, arrays.tape);
-  const int teams = job.plan.teams, size = job.plan.team_size;
-  job.tiles = arena.take<ForwardTile<T>>(teams);
-  job.workers = arena.take<Worker<T>>(teams * size);
-  job.barriers = arena.take<Barrier>(teams);
-  job.all = arena.take<Barrier>(1);
   const int64_t rows = job.plan.tile_rows, d = job.network.half, width = job.network.first();
   // As many states at once as fill a tile: the product that makes them then reads W_1 no more often than others.
   const int64_t most = rollout.steps > 1 ? rollout.steps : 1, filling = ceil_div(kTileRows, rows);
   job.chunk = filling < most ? filling : most;
-  for (int team = 0; team < teams; ++team) {
+  take_teams(arena, job, widest(rollout.network), rollout.bfloat16, [&] {
     ForwardTile<T> tile{};
     tile.q = take_tile<T>(arena, rows, d);
     tile.p = take_tile<T>(arena, rows, d);
@@ -38,32 +33,21 @@ Forward<T> take_forward(Arena& arena, Arena& prepared, const Rollout<T>& rollout
       tile.sum_p = take_tile<T>(arena, (job.chunk + 1) * rows, width);
       tile.displacement = take_tile<T>(arena, job.chunk * rows, d);
     }
-    take_workers(arena, job.workers ? job.workers + team * size : nullptr, size, job.barriers + team, rows,
-                 widest(rollout.network), !job.plan.packed, rollout.bfloat16);
-    if (job.tiles) {
-      job.tiles[team] = tile;
-      job.barriers[team].reset();
-    }
-  }
-  if (job.all) job.all->reset();
+    return tile;
+  });
   return job;
 }
 
 template <class T>
-void forward_thread(void* context, int index) {
-  const Forward<T>& job = *static_cast<const Forward<T>*>(context);
-  const Plan& plan = job.plan;
-  prepare(job.network, job.rollout->network, {index, plan.teams * plan.team_size, job.all});
-  const ForwardTile<T>& tile = job.tiles[index / plan.team_size];
-  for_tiles(plan, job.rollout->batch, index, [&](int64_t row, int64_t rows) {
-    if (rolls_single(job, rows)) {
-      with_activation(job.network.activation,
-                      [&](auto tag) { roll_single<T, decltype(tag)::kind>(job, tile, row, job.workers[index]); });
-    } else {
-      const auto roll = plan.layer1 ? roll_layer1<T> : roll_states<T>;
-      roll(job, tile, row, rows, job.workers[index]);
-    }
-  });
+void roll_forward(const Forward<T>& job, const ForwardTile<T>& tile, int64_t row, int64_t rows,
+                  const Worker<T>& worker) {
+  if (rolls_single(job, rows))
+    with_activation(job.network.activation,
+                    [&](auto tag) { roll_single<T, decltype(tag)::kind>(job, tile, row, worker); });
+  else if (job.plan.layer1)
+    roll_layer1(job, tile, row, rows, worker);
+  else
+    roll_states(job, tile, row, rows, worker);
 }
 
 template <class T>
@@ -72,23 +56,22 @@ int64_t tape_count(const Rollout<T>& rollout) {
 }
 
 template <class T>
+auto forward_taker(const Rollout<T>& rollout, const ForwardArrays<T>& arrays, bool taped, int threads) {
+  return [&rollout, &arrays, taped, threads](Arena& arena, Arena& prepared, bool filled) {
+    return take_forward(arena, prepared, rollout, arrays, taped, threads, filled);
+  };
+}
+
+template <class T>
 Sizes forward_measure(const Rollout<T>& rollout, bool taped, int threads) {
-  if (rollout.batch == 0) return {0, 0, 0};
-  Arena arena(nullptr), prepared(nullptr);
-  const Plan plan = take_forward(arena, prepared, rollout, {}, taped, threads, false).plan;
-  return {arena.used(), prepared.used(), layout(plan)};
+  return measure_job(rollout.batch, forward_taker(rollout, ForwardArrays<T>{}, taped, threads));
 }
 
 template <class T>
 Status forward_run(const Rollout<T>& rollout, const ForwardArrays<T>& arrays, int threads, const Prepared& kept,
                    void* workspace, size_t size) {
-  if (rollout.batch == 0) return Status::kOk;
-  const bool taped = arrays.tape;
-  if (size < forward_measure(rollout, taped, threads).workspace) return Status::kWorkspaceTooSmall;
-  Arena arena(workspace), prepared(kept.memory);
-  Forward<T> job = take_forward(arena, prepared, rollout, arrays, taped, threads, kept.filled);
-  parallel(job.plan.teams * job.plan.team_size, forward_thread<T>, &job);
-  return Status::kOk;
+  return run_job<roll_forward<T>>(rollout.batch, kept, workspace, size,
+                                  forward_taker(rollout, arrays, arrays.tape != nullptr, threads), [](Forward<T>&) {});
 }
 
 }  // namespace

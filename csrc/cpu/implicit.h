@@ -18,6 +18,7 @@
 #include "curvature.h"
 #include "fixed_point.h"
 #include "hamiltorch/implicit.h"
+#include "job.h"
 
 namespace hamiltorch {
 namespace {
@@ -47,18 +48,16 @@ struct ImplicitTile : FixedPoint<T> {
 
 // What all tiles share.
 template <class T>
-struct ImplicitJob {
+struct ImplicitJob : Teams<T, ImplicitTile<T>> {
   const ImplicitRollout<T>* rollout;
   ImplicitArrays<T> arrays;
   ImplicitAdjointArrays<T> adjoint;
-  Plan plan;
   Network<T> network;
-  int64_t chunk;           // layer-1 space: steps whose states are made together
-  T* zeros;                // [width]
-  ImplicitTile<T>* tiles;  // [teams * team_size]
-  Worker<T>* workers;      // [teams * team_size]
-  Barrier* barriers;       // [teams]
-  Barrier* all;            // [1]
+  int64_t chunk;  // layer-1 space: steps whose states are made together
+  T* zeros;       // [width]
+
+  int64_t samples() const { return rollout->rollout.batch; }
+  void get_ready(const Member& all) const { prepare(network, rollout->rollout.network, all); }
 };
 
 template <class T>

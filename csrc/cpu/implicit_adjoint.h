@@ -127,7 +127,9 @@ void roll_implicit_back(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, 
 template <class T>
 Status implicit_adjoint_run(const ImplicitRollout<T>& implicit, const ImplicitAdjointArrays<T>& arrays, int threads,
                             const Prepared& kept, void* workspace, size_t size) {
-  return run_implicit<T, roll_implicit_back<T>>(implicit, {}, arrays, true, threads, kept, workspace, size);
+  return run_job<roll_implicit_back<T>>(implicit.rollout.batch, kept, workspace, size,
+                                        implicit_taker(implicit, true, threads),
+                                        [&](ImplicitJob<T>& job) { job.adjoint = arrays; });
 }
 
 // Every stage of every step: its point and direction.

@@ -63,26 +63,13 @@ ImplicitJob<T> take_implicit(Arena& arena, Arena& prepared, const ImplicitRollou
   job.plan = make_plan(rollout, threads, on_states);
   job.plan.antisymmetric = job.plan.layer1 && together(rollout);
   job.network = take_network(arena, prepared, rollout.network, job.plan, false, filled);
-  const int teams = job.plan.teams, size = job.plan.team_size;
   const int64_t filling = ceil_div(kTileRows, job.plan.tile_rows), most = rollout.steps > 1 ? rollout.steps : 1;
   job.chunk = filling < most ? filling : most;
   job.zeros = arena.take<T>(padded<T>(job.network.first()));
   if (job.zeros) clear(job.zeros, padded<T>(job.network.first()));
-  job.tiles = arena.take<ImplicitTile<T>>(teams * size);
-  job.workers = arena.take<Worker<T>>(teams * size);
-  job.barriers = arena.take<Barrier>(teams);
-  job.all = arena.take<Barrier>(1);
-  for (int team = 0; team < teams; ++team) {
-    const ImplicitTile<T> shared = take_implicit_team(arena, job);
-    for (int i = team * size; i < (team + 1) * size; ++i) {
-      const ImplicitTile<T> tile = take_implicit_tile(arena, job, shared);
-      if (job.tiles) job.tiles[i] = tile;
-    }
-    take_workers(arena, job.workers ? job.workers + team * size : nullptr, size, job.barriers + team,
-                 job.plan.tile_rows, widest(rollout.network), !job.plan.packed, false);
-    if (job.barriers) job.barriers[team].reset();
-  }
-  if (job.all) job.all->reset();
+  take_teams(
+      arena, job, widest(rollout.network), false, [&] { return take_implicit_team(arena, job); },
+      [&](const ImplicitTile<T>& shared) { return take_implicit_tile(arena, job, shared); });
   return job;
 }
 
@@ -262,43 +249,24 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
   }
 }
 
-template <class T, void (*roll)(const ImplicitJob<T>&, const ImplicitTile<T>&, int64_t, int64_t, const Worker<T>&)>
-void implicit_thread(void* context, int index) {
-  const ImplicitJob<T>& job = *static_cast<const ImplicitJob<T>*>(context);
-  const Plan& plan = job.plan;
-  const Rollout<T>& rollout = job.rollout->rollout;
-  prepare(job.network, rollout.network, {index, plan.teams * plan.team_size, job.all});
-  for_tiles(plan, rollout.batch, index,
-            [&](int64_t row, int64_t rows) { roll(job, job.tiles[index], row, rows, job.workers[index]); });
+template <class T>
+auto implicit_taker(const ImplicitRollout<T>& implicit, bool on_states, int threads) {
+  return [&implicit, on_states, threads](Arena& arena, Arena& prepared, bool filled) {
+    return take_implicit(arena, prepared, implicit, on_states, threads, filled);
+  };
 }
 
 template <class T>
 Sizes implicit_measure(const ImplicitRollout<T>& implicit, bool on_states, int threads) {
-  if (implicit.rollout.batch == 0) return {0, 0, 0};
-  Arena arena(nullptr), prepared(nullptr);
-  const Plan plan = take_implicit(arena, prepared, implicit, on_states, threads, false).plan;
-  return {arena.used(), prepared.used(), layout(plan)};
-}
-
-template <class T, void (*roll)(const ImplicitJob<T>&, const ImplicitTile<T>&, int64_t, int64_t, const Worker<T>&)>
-Status run_implicit(const ImplicitRollout<T>& implicit, const ImplicitArrays<T>& arrays,
-                    const ImplicitAdjointArrays<T>& adjoint, bool on_states, int threads, const Prepared& kept,
-                    void* workspace, size_t size) {
-  if (implicit.rollout.batch == 0) return Status::kOk;
-  if (size < implicit_measure(implicit, on_states, threads).workspace) return Status::kWorkspaceTooSmall;
-  Arena arena(workspace), prepared(kept.memory);
-  ImplicitJob<T> job = take_implicit(arena, prepared, implicit, on_states, threads, kept.filled);
-  job.arrays = arrays;
-  job.adjoint = adjoint;
-  parallel(job.plan.teams * job.plan.team_size, implicit_thread<T, roll>, &job);
-  return Status::kOk;
+  return measure_job(implicit.rollout.batch, implicit_taker(implicit, on_states, threads));
 }
 
 template <class T>
 Status implicit_forward_run(const ImplicitRollout<T>& implicit, const ImplicitArrays<T>& arrays, int threads,
                             const Prepared& kept, void* workspace, size_t size) {
-  return run_implicit<T, roll_implicit<T>>(implicit, arrays, {}, arrays.points != nullptr, threads, kept, workspace,
-                                           size);
+  return run_job<roll_implicit<T>>(implicit.rollout.batch, kept, workspace, size,
+                                   implicit_taker(implicit, arrays.points != nullptr, threads),
+                                   [&](ImplicitJob<T>& job) { job.arrays = arrays; });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #pragma once
 #include "directional.h"
 #include "hamiltorch/separable.h"
+#include "job.h"
 
 namespace hamiltorch {
 namespace {
@@ -27,18 +28,18 @@ struct SeparableTile {
 };
 
 template <class T>
-struct SeparableJob {
+struct SeparableJob : Teams<T, SeparableTile<T>> {
   const SeparableRollout<T>* rollout;
   SeparableArrays<T> arrays;
   SeparableAdjointArrays<T> adjoint;
-  Plan plan;
-  Network<T> networks[2];   // the second is not there where T has masses
-  const T* inverse_mass;    // [d], zero-padded; null where T is a network
-  SeparableTile<T>* tiles;  // [teams]
-  Worker<T>* workers;       // [teams * team_size]
-  Barrier* barriers;        // [teams]
-  Barrier* all;             // [1]
+  Network<T> networks[2];  // the second is not there where T has masses
+  const T* inverse_mass;   // [d], zero-padded; null where T is a network
 
+  int64_t samples() const { return rollout->rollout.batch; }
+  void get_ready(const Member& all) const {
+    prepare(networks[kPotential], rollout->rollout.network, all);
+    if (rollout->kinetic) prepare(networks[kKinetic], *rollout->kinetic, all);
+  }
   int64_t half() const { return rollout->rollout.network.dim; }
   bool has_network(int half) const { return half == kPotential || rollout->kinetic; }
 };
@@ -94,23 +95,14 @@ SeparableJob<T> take_separable(Arena& arena, Arena& prepared, const SeparableRol
     if (inverse_mass) fill_padded(separable.inverse_mass, d, inverse_mass);
     job.inverse_mass = inverse_mass;
   }
-  const int teams = job.plan.teams, size = job.plan.team_size;
-  job.tiles = arena.take<SeparableTile<T>>(teams);
-  job.workers = arena.take<Worker<T>>(teams * size);
-  job.barriers = arena.take<Barrier>(teams);
-  job.all = arena.take<Barrier>(1);
-  for (int team = 0; team < teams; ++team) {
+  take_teams(arena, job, most, false, [&] {
     SeparableTile<T> tile{};
     for (int half = 0; half < 2; ++half) tile.halves[half] = take_half(arena, job, half, back);
     tile.all = arena.take<int32_t>(job.plan.tile_rows);
-    take_workers(arena, job.workers ? job.workers + team * size : nullptr, size, job.barriers + team,
-                 job.plan.tile_rows, most, !job.plan.packed, false);
-    if (!job.tiles) continue;
-    for (int64_t r = 0; r < job.plan.tile_rows; ++r) tile.all[r] = static_cast<int32_t>(r);
-    job.tiles[team] = tile;
-    job.barriers[team].reset();
-  }
-  if (job.all) job.all->reset();
+    if (tile.all)
+      for (int64_t r = 0; r < job.plan.tile_rows; ++r) tile.all[r] = static_cast<int32_t>(r);
+    return tile;
+  });
   return job;
 }
 
@@ -236,50 +228,32 @@ void roll_separable_back(const SeparableJob<T>& job, const SeparableTile<T>& til
   write_state(job, tile, rows, arrays.grad_z0 + first_row * 2 * d, 2 * d, worker);
 }
 
-template <class T, void (*roll)(const SeparableJob<T>&, const SeparableTile<T>&, int64_t, int64_t, const Worker<T>&)>
-void separable_thread(void* context, int index) {
-  const SeparableJob<T>& job = *static_cast<const SeparableJob<T>*>(context);
-  const Plan& plan = job.plan;
-  const Member all = {index, plan.teams * plan.team_size, job.all};
-  prepare(job.networks[kPotential], job.rollout->rollout.network, all);
-  if (job.rollout->kinetic) prepare(job.networks[kKinetic], *job.rollout->kinetic, all);
-  for_tiles(plan, job.rollout->rollout.batch, index, [&](int64_t row, int64_t rows) {
-    roll(job, job.tiles[index / plan.team_size], row, rows, job.workers[index]);
-  });
+template <class T>
+auto separable_taker(const SeparableRollout<T>& separable, bool back, int threads) {
+  return [&separable, back, threads](Arena& arena, Arena& prepared, bool filled) {
+    return take_separable(arena, prepared, separable, back, threads, filled);
+  };
 }
 
 template <class T>
 Sizes separable_measure(const SeparableRollout<T>& separable, bool back, int threads) {
-  if (separable.rollout.batch == 0) return {0, 0, 0};
-  Arena arena(nullptr), prepared(nullptr);
-  const Plan plan = take_separable(arena, prepared, separable, back, threads, false).plan;
-  return {arena.used(), prepared.used(), layout(plan)};
-}
-
-template <class T, void (*roll)(const SeparableJob<T>&, const SeparableTile<T>&, int64_t, int64_t, const Worker<T>&)>
-Status run_separable(const SeparableRollout<T>& separable, const SeparableArrays<T>& arrays,
-                     const SeparableAdjointArrays<T>& adjoint, bool back, int threads, const Prepared& kept,
-                     void* workspace, size_t size) {
-  if (separable.rollout.batch == 0) return Status::kOk;
-  if (size < separable_measure(separable, back, threads).workspace) return Status::kWorkspaceTooSmall;
-  Arena arena(workspace), prepared(kept.memory);
-  SeparableJob<T> job = take_separable(arena, prepared, separable, back, threads, kept.filled);
-  job.arrays = arrays;
-  job.adjoint = adjoint;
-  parallel(job.plan.teams * job.plan.team_size, separable_thread<T, roll>, &job);
-  return Status::kOk;
+  return measure_job(separable.rollout.batch, separable_taker(separable, back, threads));
 }
 
 template <class T>
 Status separable_forward_run(const SeparableRollout<T>& separable, const SeparableArrays<T>& arrays, int threads,
                              const Prepared& kept, void* workspace, size_t size) {
-  return run_separable<T, roll_separable<T>>(separable, arrays, {}, false, threads, kept, workspace, size);
+  return run_job<roll_separable<T>>(separable.rollout.batch, kept, workspace, size,
+                                    separable_taker(separable, false, threads),
+                                    [&](SeparableJob<T>& job) { job.arrays = arrays; });
 }
 
 template <class T>
 Status separable_adjoint_run(const SeparableRollout<T>& separable, const SeparableAdjointArrays<T>& arrays, int threads,
                              const Prepared& kept, void* workspace, size_t size) {
-  return run_separable<T, roll_separable_back<T>>(separable, {}, arrays, true, threads, kept, workspace, size);
+  return run_job<roll_separable_back<T>>(separable.rollout.batch, kept, workspace, size,
+                                         separable_taker(separable, true, threads),
+                                         [&](SeparableJob<T>& job) { job.adjoint = arrays; });
 }
 
 // Every point of V, or of the network T.

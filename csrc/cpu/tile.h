@@ -1,6 +1,6 @@
 // What a team holds of the samples that it rolls out at one time, and the job that all teams share.
 #pragma once
-#include "network.h"
+#include "job.h"
 
 namespace hamiltorch {
 namespace {
@@ -17,17 +17,15 @@ struct ForwardTile {
 };
 
 template <class T>
-struct Forward {
+struct Forward : Teams<T, ForwardTile<T>> {
   const Rollout<T>* rollout;
   ForwardArrays<T> arrays;
-  Plan plan;
   Network<T> network;
   Tape<T> tape;
-  int64_t chunk;          // layer-1 space: steps whose states are made together
-  ForwardTile<T>* tiles;  // [teams]
-  Worker<T>* workers;     // [teams * team_size]
-  Barrier* barriers;      // [teams]
-  Barrier* all;           // [1]
+  int64_t chunk;  // layer-1 space: steps whose states are made together
+
+  int64_t samples() const { return rollout->batch; }
+  void get_ready(const Member& all) const { prepare(network, rollout->network, all); }
 
   // Writes own share of the energies of state n, from the last layer's values of all members.
   void write_energies(const Evaluation<T>& e, int64_t first_row, int64_t rows, int64_t n,

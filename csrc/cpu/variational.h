@@ -1,21 +1,20 @@
 // Discrete Euler-Lagrange rollouts: every team takes its samples, tile by tile, through all steps.
 #pragma once
 #include "factors.h"
+#include "job.h"
 #include "newton.h"
 
 namespace hamiltorch {
 namespace {
 
 template <class T>
-struct DelJob {
+struct DelJob : Teams<T, DelTile<T>> {
   DelSystem<T> system;
   DelArrays<T> arrays;
   DelAdjointArrays<T> adjoint;
-  Plan plan;
-  DelTile<T>* tiles;   // [teams * team_size]
-  Worker<T>* workers;  // [teams * team_size]
-  Barrier* barriers;   // [teams]
-  Barrier* all;        // [1]
+
+  int64_t samples() const { return system.rollout->batch; }
+  void get_ready(const Member& all) const { prepare(system.network, system.rollout->network, all); }
 };
 
 // What the members of a team share of its tiles.
@@ -87,22 +86,9 @@ DelJob<T> take_del(Arena& arena, Arena& prepared, const DelRollout<T>& rollout, 
       system.diagonal[i] = -(system.kinetic[i] + system.friction[i]);
       system.inverse[i] = i < d ? 1 / system.diagonal[i] : 0;
     }
-  const int teams = job.plan.teams, size = job.plan.team_size;
-  job.tiles = arena.take<DelTile<T>>(teams * size);
-  job.workers = arena.take<Worker<T>>(teams * size);
-  job.barriers = arena.take<Barrier>(teams);
-  job.all = arena.take<Barrier>(1);
-  for (int team = 0; team < teams; ++team) {
-    const DelTile<T> shared = take_meeting_place(arena, system.network, job.plan);
-    for (int i = team * size; i < (team + 1) * size; ++i) {
-      const DelTile<T> tile = take_del_tile(arena, system.network, job.plan.tile_rows, shared);
-      if (job.tiles) job.tiles[i] = tile;
-    }
-    take_workers(arena, job.workers ? job.workers + team * size : nullptr, size, job.barriers + team,
-                 job.plan.tile_rows, widest(mlp), !job.plan.packed, false);
-    if (job.barriers) job.barriers[team].reset();
-  }
-  if (job.all) job.all->reset();
+  take_teams(
+      arena, job, widest(mlp), false, [&] { return take_meeting_place(arena, system.network, job.plan); },
+      [&](const DelTile<T>& shared) { return take_del_tile(arena, system.network, job.plan.tile_rows, shared); });
   return job;
 }
 
@@ -164,40 +150,23 @@ void roll_del(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, int64_t
   }
 }
 
-template <class T, void (*roll)(const DelJob<T>&, const DelTile<T>&, int64_t, int64_t, const Worker<T>&)>
-void del_thread(void* context, int index) {
-  const DelJob<T>& job = *static_cast<const DelJob<T>*>(context);
-  const Plan& plan = job.plan;
-  prepare(job.system.network, job.system.rollout->network, {index, plan.teams * plan.team_size, job.all});
-  for_tiles(plan, job.system.rollout->batch, index,
-            [&](int64_t row, int64_t rows) { roll(job, job.tiles[index], row, rows, job.workers[index]); });
+template <class T>
+auto del_taker(const DelRollout<T>& rollout, int threads) {
+  return [&rollout, threads](Arena& arena, Arena& prepared, bool filled) {
+    return take_del(arena, prepared, rollout, threads, filled);
+  };
 }
 
 template <class T>
 Sizes del_measure(const DelRollout<T>& rollout, int threads) {
-  if (rollout.batch == 0) return {0, 0, 0};
-  Arena arena(nullptr), prepared(nullptr);
-  const Plan plan = take_del(arena, prepared, rollout, threads, false).plan;
-  return {arena.used(), prepared.used(), layout(plan)};
-}
-
-template <class T, void (*roll)(const DelJob<T>&, const DelTile<T>&, int64_t, int64_t, const Worker<T>&)>
-Status run_del(const DelRollout<T>& rollout, const DelArrays<T>& arrays, const DelAdjointArrays<T>& adjoint,
-               int threads, const Prepared& kept, void* workspace, size_t size) {
-  if (rollout.batch == 0) return Status::kOk;
-  if (size < del_measure(rollout, threads).workspace) return Status::kWorkspaceTooSmall;
-  Arena arena(workspace), prepared(kept.memory);
-  DelJob<T> job = take_del(arena, prepared, rollout, threads, kept.filled);
-  job.arrays = arrays;
-  job.adjoint = adjoint;
-  parallel(job.plan.teams * job.plan.team_size, del_thread<T, roll>, &job);
-  return Status::kOk;
+  return measure_job(rollout.batch, del_taker(rollout, threads));
 }
 
 template <class T>
 Status del_forward_run(const DelRollout<T>& rollout, const DelArrays<T>& arrays, int threads, const Prepared& kept,
                        void* workspace, size_t size) {
-  return run_del<T, roll_del<T>>(rollout, arrays, {}, threads, kept, workspace, size);
+  return run_job<roll_del<T>>(rollout.batch, kept, workspace, size, del_taker(rollout, threads),
+                              [&](DelJob<T>& job) { job.arrays = arrays; });
 }
 
 }  // namespace

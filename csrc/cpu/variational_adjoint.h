@@ -183,7 +183,8 @@ void roll_del_back(const DelJob<T>& job, const DelTile<T>& tile, int64_t row, in
 template <class T>
 Status del_adjoint_run(const DelRollout<T>& rollout, const DelAdjointArrays<T>& arrays, int threads,
                        const Prepared& kept, void* workspace, size_t size) {
-  return run_del<T, roll_del_back<T>>(rollout, {}, arrays, threads, kept, workspace, size);
+  return run_job<roll_del_back<T>>(rollout.batch, kept, workspace, size, del_taker(rollout, threads),
+                                   [&](DelJob<T>& job) { job.adjoint = arrays; });
 }
 
 }  // namespace
