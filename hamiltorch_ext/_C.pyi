@@ -230,7 +230,7 @@ def instruction_set() -> str:
     """
 def instruction_sets() -> list[str]:
     """
-    Instruction sets that this processor runs, widest last.
+    Instruction sets that this processor runs, the fastest last.
     """
 def measure_peak(threads: typing.SupportsInt | typing.SupportsIndex, seconds: typing.SupportsFloat | typing.SupportsIndex) -> float:
     """

@@ -215,7 +215,7 @@ def test_bfloat16(d, hidden, batch, method, bfloat16_set):
 
 
 @pytest.mark.skipif(len(BFLOAT16_SETS) < 2, reason="this processor multiplies bfloat16 in one way")
-@pytest.mark.parametrize("batch", [1, 16, 31, 32, 70])
+@pytest.mark.parametrize("batch", [1, 16, 31, 32, 64, 70])
 @pytest.mark.parametrize(("d", "hidden"), [(17, (33, 1, 7)), (31, (64, 65)), (150, (170, 300, 65))], ids=str)
 def test_bfloat16_is_the_same_in_every_way(d, hidden, batch):
     """Products of bfloat16 are exact: what differs is the order of the sums, and what a rounding makes of that."""
@@ -227,7 +227,8 @@ def test_bfloat16_is_the_same_in_every_way(d, hidden, batch):
             found.append(library(problem, torch.float32, precision="bfloat16"))
     for name, value in want.items():
         off = norm(found[0][name].double() - value)
-        assert norm(found[1][name] - found[0][name]) <= off / 8, name
+        for other in found[1:]:
+            assert norm(other[name] - found[0][name]) <= off / 8, name
 
 
 @bfloat16

@@ -200,7 +200,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   bind_cuda_variational(m);
   bind_cuda_implicit(m);
 
-  m.def("instruction_sets", &instruction_sets, "Instruction sets that this processor runs, widest last.");
+  m.def("instruction_sets", &instruction_sets, "Instruction sets that this processor runs, the fastest last.");
   m.def("instruction_set", [] { return std::string(active_implementation().name); }, "The instruction set in use.");
   m.def(
       "use_instruction_set",

@@ -53,8 +53,8 @@ inline void stripe(const float* m, int64_t stride, int64_t depth, int64_t column
       for (int64_t column = first; column < first + kStripe; column += 16)
         for (int64_t j = k; j < k + kTileDepth; j += 2, to += 16) {
           const float* const from = m + j * stride + column;
-          const int64_t upper = j < depth ? columns - column : 0, lower = j + 1 < depth ? columns - column : 0;
-          const __m512i pair = rounded(load_some(from, upper), load_some(from + stride, lower));
+          const int64_t earlier = j < depth ? columns - column : 0, later = j + 1 < depth ? columns - column : 0;
+          const __m512i pair = rounded(load_some(from, earlier), load_some(from + stride, later));
           _mm512_storeu_si512(to, _mm512_permutexvar_epi16(alternate, pair));
         }
 }

@@ -4,7 +4,7 @@
 
 #include "implementation.h"
 
-#if defined(HAMILTORCH_X86) && defined(__linux__)
+#if defined(HAMILTORCH_AMX) && defined(__linux__)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -16,7 +16,7 @@ namespace {
 constexpr int kMostImplementations = 5;
 std::atomic<const Implementation*> active{nullptr};
 
-#if defined(HAMILTORCH_X86)  // the other instruction sets are built
+#if defined(HAMILTORCH_AMX)
 // Whether the processor multiplies tiles of bfloat16 and the system lets this process: their registers are so large
 // that Linux wants to be asked before it saves them.
 bool may_use_amx() {
@@ -56,7 +56,7 @@ int supported_implementations(const Implementation** out, int capacity) {
     if (supported && count < capacity) out[count++] = &implementation;
   };
   add(kBaseline, true);
-#if defined(HAMILTORCH_X86)
+#if defined(HAMILTORCH_X86)  // the other instruction sets are built
   __builtin_cpu_init();
   add(kAvx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -64,8 +64,10 @@ int supported_implementations(const Implementation** out, int capacity) {
   add(kAvx512, avx512);
   const bool bfloat16 = avx512 && __builtin_cpu_supports("avx512bf16");
   add(kAvx512Bf16, bfloat16);
-  static const bool amx = may_use_amx();
-  add(kAmx, bfloat16 && amx);
+#if defined(HAMILTORCH_AMX)
+  static const bool amx = bfloat16 && may_use_amx();
+  add(kAmx, amx);
+#endif
 #endif
   return count;
 }

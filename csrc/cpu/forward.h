@@ -8,14 +8,13 @@ namespace hamiltorch {
 namespace {
 
 template <class T>
-Forward<T> take_forward(Arena& arena, Arena& prepared, const Rollout<T>& rollout, const ForwardArrays<T>& arrays,
-                        bool taped, int threads, bool filled) {
+Forward<T> take_forward(Arena& arena, Arena& prepared, const Rollout<T>& rollout, T* tape, bool taped, int threads,
+                        bool filled) {
   Forward<T> job{};
   job.rollout = &rollout;
-  job.arrays = arrays;
   job.plan = make_plan(rollout, threads, taped);
   job.network = take_network(arena, prepared, rollout.network, job.plan, rollout.bfloat16, filled);
-  job.tape = take_tape(arena, rollout, rollout.batch, arrays.tape);
+  job.tape = take_tape(arena, rollout, rollout.batch, tape);
   const int64_t rows = job.plan.tile_rows, d = job.network.half, width = job.network.first();
   // As many states at once as fill a tile: the product that makes them then reads W_1 no more often than others.
   const int64_t most = rollout.steps > 1 ? rollout.steps : 1, filling = ceil_div(kTileRows, rows);
@@ -56,22 +55,23 @@ int64_t tape_count(const Rollout<T>& rollout) {
 }
 
 template <class T>
-auto forward_taker(const Rollout<T>& rollout, const ForwardArrays<T>& arrays, bool taped, int threads) {
-  return [&rollout, &arrays, taped, threads](Arena& arena, Arena& prepared, bool filled) {
-    return take_forward(arena, prepared, rollout, arrays, taped, threads, filled);
+auto forward_taker(const Rollout<T>& rollout, T* tape, bool taped, int threads) {
+  return [&rollout, tape, taped, threads](Arena& arena, Arena& prepared, bool filled) {
+    return take_forward(arena, prepared, rollout, tape, taped, threads, filled);
   };
 }
 
 template <class T>
 Sizes forward_measure(const Rollout<T>& rollout, bool taped, int threads) {
-  return measure_job(rollout.batch, forward_taker(rollout, ForwardArrays<T>{}, taped, threads));
+  return measure_job(rollout.batch, forward_taker<T>(rollout, nullptr, taped, threads));
 }
 
 template <class T>
 Status forward_run(const Rollout<T>& rollout, const ForwardArrays<T>& arrays, int threads, const Prepared& kept,
                    void* workspace, size_t size) {
   return run_job<roll_forward<T>>(rollout.batch, kept, workspace, size,
-                                  forward_taker(rollout, arrays, arrays.tape != nullptr, threads), [](Forward<T>&) {});
+                                  forward_taker(rollout, arrays.tape, arrays.tape != nullptr, threads),
+                                  [&](Forward<T>& job) { job.arrays = arrays; });
 }
 
 }  // namespace

@@ -81,16 +81,16 @@ const Kernels<T>& kernels_of(const Implementation& implementation) {
 
 extern const Implementation kBaseline;
 #if defined(__x86_64__)
-extern const Kernels<double> kAvx512Double;  // what has more than AVX-512 has it for float32 alone
+extern const Kernels<double> kAvx512Double;  // of all from AVX-512 on
 extern const Implementation kAvx2;
 extern const Implementation kAvx512;
 extern const Implementation kAvx512Bf16;
 extern const Implementation kAmx;
 #endif
 
-// The implementations that this processor runs, widest vectors last.
+// The implementations that this processor runs, the fastest last.
 int supported_implementations(const Implementation** out, int capacity);
-// The one in use: the widest that HAMILTORCH_MAX_ISA allows, unless `use_implementation` chose another.
+// The one in use: the last that HAMILTORCH_MAX_ISA allows, unless `use_implementation` chose another.
 const Implementation& active_implementation();
 // False where no supported implementation has that name.
 bool use_implementation(const char* name);

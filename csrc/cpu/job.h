@@ -5,11 +5,11 @@
 namespace hamiltorch {
 namespace {
 
-// What every job has. A tile is what a thread works on; most of it may be its team's.
-template <class T, class Tile>
+// What every job has. A tile, of type Held, is what a thread works on; most of it may be its team's.
+template <class T, class Held>
 struct Teams {
   Plan plan;
-  Tile* tiles;         // [teams * team_size]
+  Held* tiles;         // [teams * team_size]
   Worker<T>* workers;  // [teams * team_size]
   Barrier* barriers;   // [teams]
   Barrier* all;        // [1]
@@ -19,18 +19,18 @@ struct Teams {
 
 // Lays out the teams of a job that has its plan: take_team() what one shares, take_own(shared) a member's tile. `most`
 // is the most columns that a product reads or writes, `pairs` says whether products of bfloat16 are among them.
-template <class T, class Tile, class TakeTeam, class TakeOwn>
-void take_teams(Arena& arena, Teams<T, Tile>& job, int64_t most, bool pairs, const TakeTeam& take_team,
+template <class T, class Held, class TakeTeam, class TakeOwn>
+void take_teams(Arena& arena, Teams<T, Held>& job, int64_t most, bool pairs, const TakeTeam& take_team,
                 const TakeOwn& take_own) {
   const int size = job.plan.team_size;
-  job.tiles = arena.take<Tile>(job.threads());
+  job.tiles = arena.take<Held>(job.threads());
   job.workers = arena.take<Worker<T>>(job.threads());
   job.barriers = arena.take<Barrier>(job.plan.teams);
   job.all = arena.take<Barrier>(1);
   for (int first = 0; first < job.threads(); first += size) {
-    const Tile shared = take_team();
+    const Held shared = take_team();
     for (int i = first; i < first + size; ++i) {
-      const Tile tile = take_own(shared);
+      const Held tile = take_own(shared);
       if (job.tiles) job.tiles[i] = tile;
     }
     Barrier* const barrier = job.barriers + first / size;
@@ -42,9 +42,9 @@ void take_teams(Arena& arena, Teams<T, Tile>& job, int64_t most, bool pairs, con
 }
 
 // The same where all of a tile is the team's.
-template <class T, class Tile, class TakeTeam>
-void take_teams(Arena& arena, Teams<T, Tile>& job, int64_t most, bool pairs, const TakeTeam& take_team) {
-  take_teams(arena, job, most, pairs, take_team, [](const Tile& shared) { return shared; });
+template <class T, class Held, class TakeTeam>
+void take_teams(Arena& arena, Teams<T, Held>& job, int64_t most, bool pairs, const TakeTeam& take_team) {
+  take_teams(arena, job, most, pairs, take_team, [](const Held& shared) { return shared; });
 }
 
 // Memory of the job that take(arena, prepared, filled) lays out, for so many samples.

@@ -18,7 +18,7 @@ struct alignas(64) Barrier {
   int32_t arrived;
   int32_t generation;
 
-  void reset() {
+  __attribute__((always_inline)) void reset() {
     __atomic_store_n(&arrived, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&generation, 0, __ATOMIC_RELAXED);
   }

@@ -23,7 +23,7 @@ inline int32_t layout(const Plan& plan) {
 
 // Two register blocks of rows: the activations of a tile stay in L2 while the weights stream past.
 inline constexpr int64_t kTileRows = 28;
-// The same of bfloat16.
+// The same of bfloat16: one stripe where there is AMX.
 inline constexpr int64_t kTileRowsBfloat16 = kHasAmx ? kStripe : kTileRows;
 // A team is split further only while each holds this many samples: below it, sharing columns reads the weights less.
 inline constexpr int64_t kTeamRows = 16;

@@ -68,7 +68,7 @@ template <class T>
 struct Worker {
   Member member;
   Bfloat16Pair* pairs;     // a tile's rows rounded, for products of pairs: [tile rows][pair_stride], or in stripes
-  int64_t pair_stride;     //
+  int64_t pair_stride;     // where they are not in stripes
   T* partials[2];          // the team's, [members][kMaxDirectRows][partial_stride]; products take them in turn
   int64_t partial_stride;  //
   mutable int turn;

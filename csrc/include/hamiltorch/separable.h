@@ -19,7 +19,7 @@ struct SeparableRollout {
 
 // Points of V or of T along a sample's rollout.
 template <class T>
-int64_t evaluations(const Rollout<T>& rollout, Half half) {
+static int64_t evaluations(const Rollout<T>& rollout, Half half) {
   const int32_t moves = half == kPotential ? kMovesP : kMovesQ;
   int64_t first = 0, each = 0;
   const Stage* const stages = rollout.stages;
