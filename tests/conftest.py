@@ -5,7 +5,7 @@ from __future__ import annotations
 import emulation
 import pytest
 import torch
-from helpers import DEVICES
+from helpers import DEVICES, on_instruction_set
 
 from hamiltorch_ext import _C
 
@@ -21,11 +21,9 @@ def _restore_threads():
 @pytest.fixture(params=_C.instruction_sets())
 def instruction_set(request):
     """Each that this processor runs."""
-    before = _C.instruction_set()
-    _C.use_instruction_set(request.param)
-    assert _C.instruction_set() == request.param
-    yield request.param
-    _C.use_instruction_set(before)
+    with on_instruction_set(request.param):
+        assert _C.instruction_set() == request.param
+        yield request.param
 
 
 @pytest.fixture(params=DEVICES)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hamiltorch_ext import HamiltonianMLP, Sin, rollout
+from hamiltorch_ext import _C, HamiltonianMLP, Sin, rollout
 
 MODULE = {"softplus": nn.Softplus, "tanh": nn.Tanh, "silu": nn.SiLU, "gelu": nn.GELU, "sin": Sin}
 Results = dict[str, Tensor]
@@ -37,6 +37,17 @@ def on_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def on_instruction_set(name: str) -> Iterator[None]:
+    """With the native kernels of this one."""
+    before = _C.instruction_set()
+    _C.use_instruction_set(name)
+    try:
+        yield
+    finally:
+        _C.use_instruction_set(before)
 
 
 @dataclass

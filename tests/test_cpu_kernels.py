@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from helpers import (
     library,
     make_problem,
     norm,
+    on_instruction_set,
     on_threads,
     values,
 )
@@ -170,18 +170,8 @@ def assert_same_bits(results):
             assert torch.equal(value, other[name]), name
 
 
-@contextmanager
-def using(instruction_set):
-    before = _C.instruction_set()
-    _C.use_instruction_set(instruction_set)
-    try:
-        yield
-    finally:
-        _C.use_instruction_set(before)
-
-
 def multiplies_bfloat16(instruction_set):
-    with using(instruction_set):
+    with on_instruction_set(instruction_set):
         return _C.supports_bfloat16()
 
 
@@ -198,7 +188,7 @@ def test_bfloat16(d, hidden, batch, method, bfloat16_set):
     """Off by what rounding the operands to 8 bits makes, and not by much less: then it would not have been done."""
     problem = make_problem(d=d, hidden=hidden, batch=(batch,), steps=9, method=method, condition_dim=2)
     want = exact(problem)
-    with using(bfloat16_set):
+    with on_instruction_set(bfloat16_set):
         coarse = values(problem, torch.float32, "bfloat16")
         fine = values(problem, torch.float32)
         gradients = library(problem, torch.float32, precision="bfloat16")
@@ -223,7 +213,7 @@ def test_bfloat16_is_the_same_in_every_way(d, hidden, batch):
     want = exact(problem)
     found = []
     for name in BFLOAT16_SETS:
-        with using(name):
+        with on_instruction_set(name):
             found.append(library(problem, torch.float32, precision="bfloat16"))
     for name, value in want.items():
         off = norm(found[0][name].double() - value)
@@ -241,7 +231,7 @@ def test_bfloat16_needs_the_processor():
     H, z0 = HamiltonianMLP(6, (7,)), torch.zeros(2, 6)
     for recorded in (False, True):
         with (
-            using("baseline"),
+            on_instruction_set("baseline"),
             torch.set_grad_enabled(recorded),
             pytest.raises(ValueError, match="precision 'bfloat16' on a CPU needs AVX-512 BF16, got instruction"),
         ):

@@ -146,21 +146,6 @@ void striped_product(int64_t rows, const Range& columns, int64_t depth, const fl
   }
   _tile_release();
 }
-
-// Independent products of tiles; returns how many floating-point operations that was.
-inline double multiply_tiles(int64_t iterations) {
-  _tile_loadconfig(&kTiles);
-  _tile_zero(4);
-  _tile_zero(6);
-  for (int64_t n = 0; n < iterations; ++n) {
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 6);
-    _tile_dpbf16ps(2, 4, 6);
-    _tile_dpbf16ps(3, 4, 6);
-  }
-  _tile_release();
-  return 2.0 * 4 * 16 * 16 * kTileDepth * static_cast<double>(iterations);
-}
 #endif
 
 }  // namespace

@@ -4,7 +4,7 @@
 
 #include "implementation.h"
 
-#if defined(HAMILTORCH_AMX) && defined(__linux__)
+#if defined(HAMILTORCH_AMX)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -20,15 +20,11 @@ std::atomic<const Implementation*> active{nullptr};
 // Whether the processor multiplies tiles of bfloat16 and the system lets this process: their registers are so large
 // that Linux wants to be asked before it saves them.
 bool may_use_amx() {
-#if defined(__linux__)
   constexpr unsigned kAmxBfloat16 = 1u << 22, kAmxTile = 1u << 24;  // of CPUID leaf 7's edx
   constexpr long kAskForState = 0x1023, kTileData = 18;             // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   unsigned eax, ebx, ecx, edx;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
   return (edx & kAmxBfloat16) && (edx & kAmxTile) && syscall(SYS_arch_prctl, kAskForState, kTileData) == 0;
-#else
-  return false;
-#endif
 }
 #endif
 

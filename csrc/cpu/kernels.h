@@ -34,7 +34,19 @@ double multiply_adds(int64_t iterations) {
 }
 
 #if defined(__AMX_BF16__)
-double multiply_adds_bfloat16(int64_t iterations) { return multiply_tiles(iterations); }
+double multiply_adds_bfloat16(int64_t iterations) {
+  _tile_loadconfig(&kTiles);
+  _tile_zero(4);
+  _tile_zero(6);
+  for (int64_t n = 0; n < iterations; ++n) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 6);
+    _tile_dpbf16ps(2, 4, 6);
+    _tile_dpbf16ps(3, 4, 6);
+  }
+  _tile_release();
+  return 2.0 * 4 * 16 * 16 * kTileDepth * static_cast<double>(iterations);
+}
 #elif defined(__AVX512BF16__)
 double multiply_adds_bfloat16(int64_t iterations) {
   const Vec<Bfloat16Pair> one = broadcast(Bfloat16Pair{0x3f803f80});
