@@ -128,6 +128,44 @@ def test_the_equations_hold(method):
         torch.testing.assert_close(z[:, n + 1], state, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("d", [2, 12])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_nothing_has_measured_is_within_the_tolerance(method, d):
+    """A solve ends with an image, whose own residual is known from how iterations contract: autograd measures it."""
+    H = network(d, (24, 16), "tanh", gain=1.0)
+    mlp, stages = H.description, INTEGRATORS[method].stages
+    W1, *biases = mlp.weights[0].detach(), *(b.detach() for b in mlp.biases)
+    left = []
+    for tol, dt in [(tol, dt) for tol in (1e-4, 1e-7) for dt in (0.03, 0.1, 0.3, 1.0)]:
+        path, points, converged, _, residual = torch.ops.hamiltorch.implicit_rollout(
+            states(300, 2 * d),
+            torch.tensor(dt, dtype=F64),
+            list(mlp.weights),
+            biases,
+            None,
+            "tanh",
+            method,
+            6,
+            tol,
+            50,
+            True,
+        )
+        assert converged.all()
+        assert (residual <= tol).all()
+        z = path[:, :-1]
+        for k, stage in enumerate(stages):
+            w = points[:, :, k]
+            dq, dp = reference.gradient(H, w).detach().chunk(2, -1)
+            change = stage.coefficient * dt * torch.cat((dp, -dq), -1)
+            way = torch.cat((torch.full((d,), stage.at_q), torch.full((d,), stage.at_p))).to(F64)
+            rest = ((w - z - way * change) @ W1.T).abs().amax(-1)
+            left.append(rest / (1 + (w @ W1.T + biases[0]).abs().amax(-1)) / tol)
+            z = z + torch.where(way > 0, (w - z) / way.where(way > 0, 1), change)  # what the solve made of it
+    of_tolerance = torch.cat(left)
+    assert of_tolerance.max() < 4
+    assert (of_tolerance > 1).double().mean() < 1e-3
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("batch", [(), (0,), (2, 3), (2, 0)], ids=str)
 def test_batch_shapes(method, batch):

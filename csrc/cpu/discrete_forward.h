@@ -32,7 +32,7 @@ DiscreteTile<T> take_discrete_tile(Arena& arena, const DiscreteJob<T>& job, bool
   tile.ahead = take_cleared<T>(arena, rows, dim);
   for (Tile<T>& turn : tile.turns) turn = take_cleared<T>(arena, back ? 0 : rows, dim);
   tile.kept = take_curvature(arena, network, rows);
-  T** const numbers[] = {&tile.before, &tile.after, &tile.square, &tile.factor, &tile.bounds};
+  T** const numbers[] = {&tile.before, &tile.after, &tile.square, &tile.factor, &tile.bounds, &tile.slack};
   for (T** number : numbers) *number = arena.take<T>(rows);
   tile.alive = arena.take<uint8_t>(rows);
   if (!back) return tile;
@@ -125,25 +125,30 @@ void roll_discrete(const DiscreteJob<T>& job, const DiscreteTile<T>& own, int64_
     write_rows(tile.z, rows, dim, arrays.trajectory + first_row * stride + n * dim, stride, worker);
   };
 
+  const auto change = [&](int64_t n) -> const Tile<T>& { return tile.turns[(n + kTurns) % kTurns]; };
+
   read_rows(arrays.z0 + first_row * dim, dim, rows, dim, tile.z, alone);
   fill_condition(job, tile, first_row, rows);
-  for (int64_t r = 0; r < rows; ++r) tile.alive[r] = 1;
+  for (int64_t r = 0; r < rows; ++r) {
+    tile.alive[r] = 1;
+    tile.slack[r] = 1;
+  }
   write_state(0);
   for (int64_t n = 0; n < steps; ++n) {
     const int64_t at = first_row * steps + n;
     const T* const forces = job.rollout->forces ? job.rollout->forces + at * dim : nullptr;
-    tile.displacement = tile.turns[n % kTurns];
-    const auto add_forces = [&](T factor) {
+    tile.displacement = change(n);
+    tile.first_image = n == 0 ? change(-1) : Tile<T>{};
+    const auto add_forces = [&](const Tile<T>& to, T factor) {
       if (!forces) return;
       for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < dim; ++c) tile.displacement.row(r)[c] += factor * forces[r * steps * dim + c];
+        for (int64_t c = 0; c < dim; ++c) to.row(r)[c] += factor * forces[r * steps * dim + c];
     };
     damp(job, tile.z, rows);
     evaluate_start(job, tile, rows, false, worker);
-    extrapolate(
-        tile, n < kMostDifferences ? n : kMostDifferences,
-        [&](int64_t j, int64_t r) { return tile.turns[(n - 1 - j) % kTurns].row(r); }, rows, dim);
-    if (n > 0) add_forces(job.dt());  // from Delta = 0 an image is an explicit Euler step, forces and all
+    extrapolate(tile, steps_known(n, true), [&](int64_t j, int64_t r) { return change(n - 1 - j).row(r); }, rows, dim);
+    // From Delta = 0 an image is an explicit Euler step, forces and all.
+    if (n > 0) add_forces(tile.displacement, job.dt());
     for (int64_t r = 0; r < rows; ++r) tile.iterations[r] = 0;
     const StepEquations<T> equations = {job, tile, forces, worker};
     const int64_t slow = iterate(tile, equations, rows);
@@ -151,7 +156,11 @@ void roll_discrete(const DiscreteJob<T>& job, const DiscreteTile<T>& own, int64_
 
     if (arrays.changes) write_rows(tile.displacement, rows, dim, arrays.changes + at * dim, steps * dim, worker);
     for (int64_t r = 0; r < rows; ++r) add_scaled(tile.z.row(r), static_cast<T>(1), tile.displacement.row(r), dim);
-    add_forces(-job.dt());
+    if (n == 0) {
+      look_back(tile, static_cast<T>(0.5), change(-1), rows, dim);
+      add_forces(change(-1), -job.dt());
+    }
+    add_forces(tile.displacement, -job.dt());
     damp(job, tile.z, rows);
     write_state(n + 1);
     for (int64_t r = 0; r < rows; ++r) tile.alive[r] = tile.alive[r] && tile.solved[r];

@@ -29,6 +29,7 @@ struct DiscreteTile : FixedPoint<T> {
   Tile<T> start;          // [width]: layer 1's argument at z, own columns
   Tile<T> ahead;          // [dim]: dH(y) - g
   Tile<T> turns[kTurns];  // [dim]: Delta - dt b of the last steps and of this one
+  Tile<T> first_image;    // [dim]: where the first solve is to leave the image of no change; none in others
   Curvature<T> kept;
   T *before, *after;   // H(z), H(y)
   T *square, *factor;  // |Delta|^2, and c; both zero where c is less than H's own rounding
@@ -213,6 +214,11 @@ struct StepEquations {
       for_vectors<T>(width(), [&](int64_t c) {
         store(product.row(i) + c, load(tile.krylov.direction(slots[i], j) + c) - load(tile.image.row(i) + c));
       });
+  }
+
+  void begin(int64_t slot, int64_t line) const {
+    if (!tile.first_image.data) return;
+    for_vectors<T>(width(), [&](int64_t c) { store(tile.first_image.row(slot) + c, load(tile.image.row(line) + c)); });
   }
 
   void take(int64_t, int64_t) const {}

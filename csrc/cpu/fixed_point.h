@@ -12,6 +12,7 @@
 //     void multiply(slots, lines, j, product) const;     // product, by line = (1 - F') krylov.direction(slot, j)
 //     T bound(slot) const;                               // what a solved slot's error is at most
 //     T scale(slot) const;                               // one plus the largest entry of the slot's solution
+//     void begin(slot, line) const;                      // the image in this line is that of where the solve started
 //     void take(slot, line) const;                       // the image in this line is that of the slot's point
 #pragma once
 #include "hamiltorch/iteration.h"
@@ -29,6 +30,7 @@ struct FixedPoint {
   Krylov<T> krylov;
   Tile<T> residual, step, tried, tried_residual;  // Newton's; residual: what the equations leave of D
   T *error, *length, *target, *left;
+  T* slack;  // how many times its bound a residual may be; the caller's, from solve to solve
   int64_t *iterations, *remembered;
   uint8_t* solved;
   int32_t *all, *open, *slow, *trying;  // lists of slots
@@ -59,6 +61,7 @@ FixedPoint<T> take_fixed_point(Arena& arena, int64_t rows, int64_t width) {
 // last(j, r) is D's row of j + 1 steps ago.
 template <class T, class Last>
 void extrapolate(const FixedPoint<T>& solve, int64_t known, const Last& last, int64_t rows, int64_t width) {
+  known = known < kMostDifferences ? known : kMostDifferences;
   for (int64_t r = 0; r < rows; ++r) {
     const auto differences = [&](int64_t c, Vec<T>(&of)[kMostDifferences]) {
       for (int j = 0; j < kMostDifferences; ++j) of[j] = j < known ? load(last(j, r) + c) : Vec<T>{};
@@ -81,6 +84,20 @@ void extrapolate(const FixedPoint<T>& solve, int64_t known, const Last& last, in
       store(start + c, sum);
     });
   }
+}
+
+// Of how many steps D is known ahead of step n. What look_back tells is good enough to take a line, or a parabola,
+// through, and then through D of true steps alone.
+inline int64_t steps_known(int64_t n, bool looked_back) { return looked_back && (n == 1 || n == 2) ? n + 1 : n; }
+
+// before = D of a step earlier than the first, on the line through the first's and what it was this part of a step
+// before that, which `before` has.
+template <class T>
+void look_back(const FixedPoint<T>& solve, T part, const Tile<T>& before, int64_t rows, int64_t width) {
+  for_columns<T>({0, rows}, {0, width}, [&](int64_t r, int64_t c) {
+    const Vec<T> now = load(solve.displacement.row(r) + c);
+    store(before.row(r) + c, now - (now - load(before.row(r) + c)) / part);
+  });
 }
 
 // D of the next iteration by Anderson's acceleration: of all mixtures of this image and those before, that whose
@@ -138,7 +155,18 @@ T error_of(const Equations& equations, int64_t slot, T most) {
   return scale < static_cast<T>(__builtin_inf()) ? most / scale : static_cast<T>(__builtin_nan(""));
 }
 
-// Iterates every slot from solve.displacement on, and leaves D there. Returns how many slots are left to Newton's
+// Of residuals before and after an iteration: how many times its bound the latter may be, the next iteration's then
+// being within it.
+template <class T>
+T slack_of(T before, T after) {
+  const T most = static_cast<T>(kMostSlack), seen = before / (static_cast<T>(kCaution) * after);
+  return !(seen > 1) ? 1 : seen < most ? seen : most;
+}
+
+// Iterates every slot from solve.displacement on, and leaves D there, which is an image: its own residual is within the
+// bound, as far as the last iterations tell where nothing has measured it (Hairer and Wanner, Solving Ordinary
+// Differential Equations II, section IV.8, end their solves so). What was seen in an earlier solve counts for half as
+// much in each that sees nothing of its own. Returns how many slots are left to Newton's
 // method, listed in solve.slow.
 template <class T, class Equations>
 int64_t iterate(const FixedPoint<T>& solve, const Equations& equations, int64_t rows) {
@@ -159,9 +187,16 @@ int64_t iterate(const FixedPoint<T>& solve, const Equations& equations, int64_t 
       T* const displacement = solve.displacement.row(slot);
       const T* const image = equations.image().row(i);
       ++solve.iterations[slot];
+      if (iteration == 0) equations.begin(slot, i);
       const T most = largest_of<T>(width, [&](int64_t c) { return load(image + c) - load(displacement + c); });
-      const T error = solve.error[slot] = error_of(equations, slot, most);
-      solve.solved[slot] = error <= equations.bound(slot);
+      const T error = error_of(equations, slot, most), bound = equations.bound(slot);
+      T& slack = solve.slack[slot];
+      if (iteration > 0) {
+        const T seen = slack_of(solve.length[slot], most);
+        slack = iteration == 1 || seen < slack ? seen : slack;
+      }
+      solve.solved[slot] = error <= slack * bound;
+      solve.error[slot] = solve.solved[slot] && error > bound ? error / slack : error;
       const bool contracts = most <= static_cast<T>(kSlowly) * solve.length[slot];  // not where it is not a number
       if (!solve.solved[slot] && contracts && !ends) {
         solve.length[slot] = most;
@@ -170,9 +205,11 @@ int64_t iterate(const FixedPoint<T>& solve, const Equations& equations, int64_t 
         continue;
       }
       if (!solve.solved[slot] && !ends && error < static_cast<T>(__builtin_inf())) {
+        slack = 1;
         solve.slow[slow++] = slot;
         continue;
       }
+      if (iteration == 0) slack = slack > 2 ? slack / 2 : 1;
       equations.take(slot, i);
       for_vectors<T>(width, [&](int64_t c) { store(displacement + c, load(image + c)); });
     }

@@ -48,6 +48,7 @@ ImplicitTile<T> take_implicit_tile(Arena& arena, const ImplicitJob<T>& job, Impl
   }
   if (job.plan.layer1) tile.sums = take_tile<T>(arena, (job.chunk + 1) * rows, width);
   tile.kept = take_curvature(arena, network, rows);
+  tile.slacks = arena.take<T>(stages * rows);
   tile.worst = arena.take<T>(rows);
   tile.alive = arena.take<uint8_t>(rows);
   return tile;
@@ -149,6 +150,19 @@ void advance_states(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, cons
   find_arguments(job, tile, rows, worker);
 }
 
+// Starts a solve from what its stage displaces with this factor times these impulses.
+template <class T>
+void start_from(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const Stage& stage, T factor,
+                const Tile<T>& impulses, int64_t rows, const Worker<T>& worker) {
+  const int64_t width = job.network.first();
+  worker.wait();  // the others have read the last impulses
+  for_columns<T>({0, rows}, worker.columns(width),
+                 [&](int64_t r, int64_t c) { store(tile.impulse.row(r) + c, factor * load(impulses.row(r) + c)); });
+  displace(job, tile, stage, false, rows, tile.impulse, worker);
+  for_columns<T>({0, rows}, {0, width},
+                 [&](int64_t r, int64_t c) { store(tile.displacement.row(r) + c, load(tile.image.row(r) + c)); });
+}
+
 // The states of steps n - count + 1 .. n from the impulses' sums.
 template <class T>
 void write_summed_states(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, int64_t first_row, int64_t rows,
@@ -185,13 +199,26 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
   };
   const auto sums_after = [&](int64_t i) { return Tile<T>{tile.sums.row(i * rows), tile.sums.stride}; };
   const auto displacement = [&](int64_t k, int64_t n) -> const Tile<T>& {
-    return tile.displacements[k * kTurns + n % kTurns];
+    return tile.displacements[k * kTurns + (n + kTurns) % kTurns];
+  };
+  const auto hands_to = [&](int64_t k) {
+    return job.plan.layer1 && hands_on(rollout.stages[(k + stages - 1) % stages], rollout.stages[k]);
+  };
+  // How much of a step before stage k of the first its D is known as well, or zero. D follows the motion where a
+  // gradient for both halves is taken along it, and where the impulses of two like stages make it.
+  const auto known_before = [&](int64_t k) -> T {
+    const Stage& stage = rollout.stages[k];
+    if (stages == 1) return stage.at_q == stage.at_p ? static_cast<T>(stage.at_q) : 0;
+    const bool like = k == 1 && hands_to(k) && stage.coefficient == rollout.stages[0].coefficient;
+    return like ? static_cast<T>(stage.coefficient) : 0;
   };
 
   read_samples(job, tile, arrays.z0 + first_row * dim, dim, first_row, rows);
   write_state(0);
   find_arguments(job, tile, rows, worker);
   for (int64_t r = 0; r < rows; ++r) tile.alive[r] = 1;
+  const int64_t slots = job.plan.tile_rows;
+  for (int64_t i = 0; i < stages * slots; ++i) tile.slacks[i] = 1;
   if (job.plan.layer1) clear(tile.sums.data, rows * tile.sums.stride);
   tile.carried = {};
   int turn = 0;
@@ -204,15 +231,30 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
     for (int64_t k = 0; k < stages; ++k) {
       const Stage& stage = rollout.stages[k];
       tile.displacement = displacement(k, n);
+      tile.slack = tile.slacks + k * slots;
       tile.impulses = tile.turns[turn ^= 1];
+      const T part = known_before(k);
       extrapolate(
-          tile, n < kMostDifferences ? n : kMostDifferences,
-          [&](int64_t j, int64_t r) { return displacement(k, n - 1 - j).row(r); }, rows, width);
+          tile, steps_known(n, part > 0), [&](int64_t j, int64_t r) { return displacement(k, n - 1 - j).row(r); }, rows,
+          width);
+      const bool begins = n == 0 && k == 0;
+      tile.first_image = begins ? displacement(0, -1) : Tile<T>{};
+      tile.first_impulses = begins ? tile.turns[turn ^ 1] : Tile<T>{};
+      if (n == 0 && k > 0) {
+        // As long as nothing is known of the motion, impulses stay what they were.
+        const T ratio = static_cast<T>(stage.coefficient / rollout.stages[k - 1].coefficient);
+        const Tile<T>& last = part > 0 ? tile.impulses : tile.turns[turn ^ 1];  // of z0, or of the stage before
+        start_from(job, tile, stage, hands_to(k) ? 1 + ratio : ratio, last, rows, worker);
+        for_columns<T>({0, rows}, {0, width}, [&](int64_t r, int64_t c) {
+          store(displacement(k, -1).row(r) + c, load(tile.displacement.row(r) + c));
+        });
+      }
       const StageEquations<T> equations = {job, tile, stage, worker};
       const int64_t slow = iterate(tile, equations, rows);
       if (slow > 0) finish_by_newton(tile, equations, slow);
       for (int64_t i = 0; i < slow; ++i)  // D is what the impulse displaces
         add_scaled(tile.displacement.row(tile.slow[i]), static_cast<T>(1), tile.residual.row(tile.slow[i]), width);
+      if (n == 0 && part > 0) look_back(tile, part, displacement(k, -1), rows, width);
       for (int64_t r = 0; r < rows; ++r) {
         tile.alive[r] = tile.alive[r] && tile.solved[r];
         if (tile.worst[r] == tile.worst[r] && !(tile.error[r] <= tile.worst[r])) tile.worst[r] = tile.error[r];
@@ -222,9 +264,14 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
         for_columns<T>({0, rows}, {0, width}, [&](int64_t r, int64_t c) {
           store(after.row(r) + c, load(before.row(r) + c) + load(tile.impulses.row(r) + c));
         });
-        const bool handed_on = hands_on(stage, rollout.stages[(k + 1) % stages]);
-        const bool ends = n + 1 == steps && k + 1 == stages;
+        const bool handed_on = hands_to((k + 1) % stages), ends = n + 1 == steps && k + 1 == stages;
         if (!ends) advance_arguments(job, tile, stage, handed_on, rows, worker);
+        if (begins && hands_to(0)) {  // nothing was handed on to it: its D as if that had been
+          const T both = static_cast<T>(1 + rollout.stages[stages - 1].coefficient / stage.coefficient);
+          for_columns<T>({0, rows}, {0, width}, [&](int64_t r, int64_t c) {
+            store(tile.displacement.row(r) + c, both * load(displacement(0, -1).row(r) + c));
+          });
+        }
         tile.carried = handed_on ? tile.impulses : Tile<T>{};
       } else {
         T* const points = arrays.points ? arrays.points + ((first_row * steps + n) * stages + k) * dim : nullptr;

@@ -66,6 +66,14 @@ struct StageEquations {
       });
   }
 
+  void begin(int64_t slot, int64_t line) const {
+    if (!tile.first_image.data) return;
+    for_vectors<T>(width(), [&](int64_t c) {
+      store(tile.first_image.row(slot) + c, load(tile.image.row(line) + c));
+      store(tile.first_impulses.row(slot) + c, load(tile.impulse.row(line) + c));
+    });
+  }
+
   void take(int64_t slot, int64_t line) const {
     for_vectors<T>(width(), [&](int64_t c) { store(tile.impulses.row(slot) + c, load(tile.impulse.row(line) + c)); });
   }

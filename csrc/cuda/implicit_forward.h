@@ -56,6 +56,7 @@ class ImplicitForward {
       for (int i = 0; i < stages * kMostDifferences; ++i) vector(V::kDifferences + i)[row] = 0;
       vector(V::kImpulse)[row] = vector(V::kDisplacement)[row] = 0;
     });
+    for (int k = 0; k < stages; ++k) slacks_[k] = 1;
     bool alive = true;
     for (int64_t n = 0; n < task_.steps; ++n) {
       const int64_t at = sample * task_.steps + n;
@@ -63,8 +64,12 @@ class ImplicitForward {
       iterations_ = 0;
       HAMILTORCH_NO_UNROLL
       for (int k = 0; k < stages; ++k) {
-        extrapolate(k);
-        solve(task_.stages[k], inside);
+        if (n == 0 && k > 0) {
+          start_as_before(k);
+        } else {
+          extrapolate(k);
+        }
+        solve(k, inside, n == 0 && known_before() > 0 ? vector(V::kDifferences + 1) : nullptr);
         remember(k, n);
         alive = alive && solved_;
         if (worst == worst && !(error_ <= worst)) worst = error_;
@@ -95,15 +100,39 @@ class ImplicitForward {
     }
   }
 
-  // Adds what stage k has found in step n; differences that need earlier steps than there are stay zero.
+  // kTried in the first step, of stage k after the first: what it displaces with the gradient of the stage before.
+  HAMILTORCH_DEVICE void start_as_before(int k) const {
+    settle_columns(block_.engine, 0, [&](int row) { return vector(V::kImpulse)[row]; });
+    block_.displace(task_.stages[k].at, task_.stages[k].coefficient / task_.stages[k - 1].coefficient, false);
+    for_rows([&](int row) { vector(V::kTried)[row] = vector(V::kImage)[row]; });
+  }
+
+  // How much of a step before the first's solve its D is known as well, or zero: the first image, where a gradient for
+  // both halves is taken along the motion.
+  HAMILTORCH_DEVICE Real known_before() const {
+    const Halves<Real>& at = task_.stages[0].at;
+    return task_.stage_count == 1 && at.q == at.p ? at.q : Real(0);
+  }
+
+  // Adds what stage k has found in step n; differences that need earlier steps than there are stay zero. What was known
+  // ahead of the first, at the place of the first change, serves for a line and a parabola as another step.
   HAMILTORCH_DEVICE void remember(int k, int64_t n) const {
     const int first = V::kDifferences + k * kMostDifferences;
+    const Real part = known_before();
+    if (n == 0 && part > 0) {
+      for_rows([&](int row) {
+        const Real newest = vector(first)[row] = vector(V::kDisplacement)[row];
+        vector(first + 1)[row] = (newest - vector(first + 1)[row]) / part;
+      });
+      return;
+    }
+    const int64_t known = part > 0 && n == 1 ? n + 1 : n;
     for_rows([&](int row) {
       Real newest = vector(V::kDisplacement)[row];
       for (int j = 0; j < kMostDifferences; ++j) {
         const Real before = vector(first + j)[row];
         vector(first + j)[row] = newest;
-        newest = j < n ? newest - before : Real(0);
+        newest = j < known ? newest - before : Real(0);
       }
     });
   }
@@ -121,20 +150,25 @@ class ImplicitForward {
     block_.find_start(V::kState, sample);
   }
 
-  // From kTried on: kDisplacement, and the impulse that makes it.
-  HAMILTORCH_DEVICE void solve(const Stage& stage, bool inside) {
+  // From kTried on: kDisplacement, and the impulse that makes it. `image`, if not null, gets that of kTried.
+  HAMILTORCH_DEVICE void solve(int k, bool inside, Real* image) {
     Engine& engine = block_.engine;
+    const Stage& stage = task_.stages[k];
     step_ = stage.coefficient * block_.dt;
     phase_ = inside ? Phase::kIterate : Phase::kDone;
     length_ = static_cast<Real>(INFINITY);
     solved_ = false;
     rounds_ = remembered_ = 0;
+    slack_ = slacks_[k];
     do {
       block_.evaluate(V::kTried);
       block_.displace(stage.at, step_, false);
+      if (image) for_rows([&](int row) { image[row] = vector(V::kImage)[row]; });
+      image = nullptr;
       go_on();
       if (engine.team.any(phase_ == Phase::kNewton)) find_newton_steps(stage);
     } while (engine.team.any(phase_ != Phase::kDone));
+    slacks_[k] = slack_;
   }
 
   // Takes kImage of kTried, and decides what the sample does next.
@@ -161,16 +195,33 @@ class ImplicitForward {
     for_rows([&](int row) { rest[row] = vector(V::kImage)[row] - vector(V::kTried)[row]; });
     const Real most = block_.wide.largest(rest);
     const bool contracts = most <= static_cast<Real>(kSlowly) * length_;  // not where it is not a number
+    if (rounds_ > 0) {
+      const Real seen = slack_of(length_, most);
+      slack_ = rounds_ == 1 || seen < slack_ ? seen : slack_;
+    }
     const bool ends = ++rounds_ >= task_.max_iterations;
     take_tried();
-    if (solved_ || ends || !(error_ < static_cast<Real>(INFINITY))) return finish();
+    solved_ = error_ <= slack_ * bound();
+    if (solved_ && error_ > bound()) error_ /= slack_;
+    if (solved_ || ends || !(error_ < static_cast<Real>(INFINITY))) {
+      if (rounds_ == 1) slack_ = slack_ > 2 ? slack_ / 2 : Real(1);
+      return finish();
+    }
     if (contracts) {
       length_ = most;
       return accelerate();
     }
+    slack_ = 1;
     rounds_ = 0;
     length_ = block_.wide.norm(rest);
     begin_newton();
+  }
+
+  // Of residuals before and after an iteration: how many times its bound the latter may be, the next iteration's then
+  // being within it.
+  HAMILTORCH_DEVICE static Real slack_of(Real before, Real after) {
+    const Real most = static_cast<Real>(kMostSlack), seen = before / (static_cast<Real>(kCaution) * after);
+    return !(seen > 1) ? 1 : seen < most ? seen : most;
   }
 
   // The point that was tried, whose residual is in kResidual, becomes the sample's.
@@ -182,9 +233,13 @@ class ImplicitForward {
       vector(V::kImpulse)[row] = step_ * delta[row * Engine::kColumns];
     });
     const Real scale = find_scale(), most = block_.wide.largest(vector(V::kResidual));
-    const Real least = static_cast<Real>(kLeastRoundings) * kEpsilon<Real>;
     error_ = scale < static_cast<Real>(INFINITY) ? most / scale : static_cast<Real>(NAN);
-    solved_ = error_ <= (task_.tolerance > least ? task_.tolerance : least);
+    solved_ = error_ <= bound();
+  }
+
+  HAMILTORCH_DEVICE Real bound() const {
+    const Real least = static_cast<Real>(kLeastRoundings) * kEpsilon<Real>;
+    return task_.tolerance > least ? task_.tolerance : least;
   }
 
   // Largest of a at the sample's point, plus one.
@@ -271,7 +326,8 @@ class ImplicitForward {
   // Of the sample.
   Phase phase_ = Phase::kDone;
   Real step_ = 0;  // c dt of the stage
-  Real error_ = 0, length_ = 0, part_ = 1;
+  Real error_ = 0, length_ = 0, part_ = 1, slack_ = 1;
+  Real slacks_[kMostStages];
   int64_t iterations_ = 0, rounds_ = 0;  // of the step, and of the stage's method
   int remembered_ = 0, halvings_ = 0;
   bool solved_ = false;

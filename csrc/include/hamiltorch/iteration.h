@@ -15,9 +15,12 @@ inline constexpr int kMostPairs = 16;       // of a step and its residual that B
 inline constexpr int kMostQuickSteps = 8;   // of Broyden's method, for a system of the adjoint
 
 // Implicit stages.
-inline constexpr int kMostDifferences = 4;    // a solve starts from a cubic through what the last steps found
-inline constexpr int kHistory = 2;            // iterates that Anderson's acceleration remembers
-inline constexpr double kSlowly = 0.7;        // what an iteration may leave of the residual before Newton's takes over
+inline constexpr int kMostDifferences = 4;  // a solve starts from a cubic through what the last steps found
+inline constexpr int kHistory = 2;          // iterates that Anderson's acceleration remembers
+inline constexpr double kSlowly = 0.7;      // what an iteration may leave of the residual before Newton's takes over
+// A residual may be larger than its bound, at most so many times, where its image's own is within: iterations were seen
+// to leave less than that part of a residual, even if this one leaves so many times as much.
+inline constexpr double kMostSlack = 10, kCaution = 10;
 inline constexpr double kIndependent = 1e-3;  // of two changes' Gram determinant, below which they say the same
 inline constexpr int kLeastRoundings = 4;     // of a's largest entry: no residual is asked to be smaller
 
