@@ -37,8 +37,8 @@ class RolloutInfo(NamedTuple):
     """What became of every step, each of shape (..., steps).
 
     ``converged`` is false from a sample's first failure on. ``iterations`` counts those of all solves of a step;
-    ``residual`` is the largest entry of their equations over one plus the largest of the solution, measured, or natively
-    also what the contraction seen so far leaves of a measured one. Explicit methods solve nothing: true, 0, 0.
+    ``residual`` is the largest entry of their equations over one plus the largest of the solution, measured, or
+    natively also what the contraction seen so far leaves of a measured one. Explicit methods solve nothing: true, 0, 0.
     """
 
     converged: Tensor

@@ -38,6 +38,14 @@ class ImplicitForward {
     block_.wide.for_rows(body);
   }
 
+  // Body(slack of stage k), found by constant indices: in registers, which have no addresses.
+  template <class Body>
+  HAMILTORCH_DEVICE void for_stage(int k, Body body) {
+    HAMILTORCH_UNROLL
+    for (int i = 0; i < kMostStages; ++i)
+      if (i == k) body(slacks_[i]);
+  }
+
   HAMILTORCH_DEVICE void roll(int64_t sample) {
     const int d = block_.dim, stages = task_.stage_count;
     const bool inside = sample < task_.batch;
@@ -56,7 +64,8 @@ class ImplicitForward {
       for (int i = 0; i < stages * kMostDifferences; ++i) vector(V::kDifferences + i)[row] = 0;
       vector(V::kImpulse)[row] = vector(V::kDisplacement)[row] = 0;
     });
-    for (int k = 0; k < stages; ++k) slacks_[k] = 1;
+    HAMILTORCH_UNROLL
+    for (int k = 0; k < kMostStages; ++k) slacks_[k] = 1;
     bool alive = true;
     for (int64_t n = 0; n < task_.steps; ++n) {
       const int64_t at = sample * task_.steps + n;
@@ -159,7 +168,7 @@ class ImplicitForward {
     length_ = static_cast<Real>(INFINITY);
     solved_ = false;
     rounds_ = remembered_ = 0;
-    slack_ = slacks_[k];
+    for_stage(k, [&](Real& slack) { slack_ = slack; });
     do {
       block_.evaluate(V::kTried);
       block_.displace(stage.at, step_, false);
@@ -168,7 +177,7 @@ class ImplicitForward {
       go_on();
       if (engine.team.any(phase_ == Phase::kNewton)) find_newton_steps(stage);
     } while (engine.team.any(phase_ != Phase::kDone));
-    slacks_[k] = slack_;
+    for_stage(k, [&](Real& slack) { slack = slack_; });
   }
 
   // Takes kImage of kTried, and decides what the sample does next.
