@@ -63,8 +63,11 @@ template <class T, class Last>
 void extrapolate(const FixedPoint<T>& solve, int64_t known, const Last& last, int64_t rows, int64_t width) {
   known = known < kMostDifferences ? known : kMostDifferences;
   for (int64_t r = 0; r < rows; ++r) {
+    T* const start = solve.displacement.row(r);
+    const T* steps[kMostDifferences];  // what is not known is in none of the differences that are taken
+    for (int j = 0; j < kMostDifferences; ++j) steps[j] = j < known ? last(j, r) : start;
     const auto differences = [&](int64_t c, Vec<T>(&of)[kMostDifferences]) {
-      for (int j = 0; j < kMostDifferences; ++j) of[j] = j < known ? load(last(j, r) + c) : Vec<T>{};
+      for (int j = 0; j < kMostDifferences; ++j) of[j] = load(steps[j] + c);
       for (int order = 1; order < kMostDifferences; ++order)
         for (int j = kMostDifferences - 1; j >= order; --j) of[j] = of[j - 1] - of[j];
     };
@@ -76,11 +79,11 @@ void extrapolate(const FixedPoint<T>& solve, int64_t known, const Last& last, in
     });
     int64_t terms = known > 0;
     while (terms < known && horizontal_sum<T>(squares[terms]) < horizontal_sum<T>(squares[terms - 1]) / 4) ++terms;
-    T* const start = solve.displacement.row(r);
     for_vectors<T>(width, [&](int64_t c) {
       Vec<T> of[kMostDifferences], sum{};
       differences(c, of);
-      for (int j = 0; j < kMostDifferences; ++j) sum += j < terms ? of[j] : Vec<T>{};
+      for (int j = 0; j < kMostDifferences; ++j)
+        if (j < terms) sum += of[j];
       store(start + c, sum);
     });
   }
