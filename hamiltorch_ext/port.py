@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, overload
 
@@ -31,10 +32,13 @@ from ._checks import (
     warn_of_failures,
 )
 from ._discrete_gradient_ops import Ports, discrete_rollout
+from ._separable_ops import why_not_native as why_not_separable
 from .activations import ACTIVATIONS
-from .integrators import integrator
-from .mlp import MLP, check_architecture, check_condition, describe
+from .integrators import Integrator, integrator
+from .mlp import MLP, check_architecture, check_condition, describe, first_hooked
 from .reference import Field, RolloutInfo, Settings, chosen, plain, rotate
+from .rollouts import rollout
+from .separable import SeparableHamiltonian
 
 __all__ = ["MatrixMLP", "PortHamiltonian", "port_rollout"]
 
@@ -281,7 +285,8 @@ def port_rollout(
     controls supply, which ``diagnostics.supplied_energy`` computes, whatever dt. Every other method is put between two
     half steps of G u - R grad H + f by the explicit midpoint rule: second order if the method is, and passive only as
     dt goes to zero. Linear damping is half before a step and half after it, by its exact flow. What a system does not
-    have, or what is zero, changes nothing: the step is then bit for bit that of ``rollout``, natively as in torch.
+    have, or what is zero, changes nothing: the step is then bit for bit that of ``rollout``, but for other methods than
+    "discrete_gradient" natively, which then agree to rounding and the tolerance of their solves.
 
     Args:
         system: a ``PortHamiltonian``.
@@ -295,9 +300,11 @@ def port_rollout(
         return_info: also return a ``RolloutInfo`` of the solves; without it, a warning tells of unsolved steps.
         tol: as for ``rollout``: by default 1e-6 in float32 and 1e-14 in float64.
         max_iterations: most iterations of one solve.
-        backend: "native" (one call of a fused kernel, or an error that says why not), "reference" (torch autograd), or
-            "auto": native where a kernel knows the system: "discrete_gradient" on the CPU, with a network for H,
-            constants for L and G, and no residual. Else it runs in torch, without a warning.
+        backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
+            native where kernels know the system, else in torch, without a warning. With "discrete_gradient" they take
+            the whole rollout, of a network H on the CPU with constants for L and G and no residual. With other methods
+            but "extended" H's steps are those of ``rollout``, where these are native; what stands between them, of
+            whatever kind, runs in torch.
 
     Returns:
         Trajectory (..., steps + 1, 2d), index 0 is z0; with ``return_energy`` also energies (..., steps + 1), with
@@ -328,23 +335,26 @@ def port_rollout(
     condition = _condition_of(system, condition, z0)
     check_backend(backend)
 
+    native = False
     if backend != "reference":
-        network, reason = _native_network(system, z0, method)
-        if network is not None:
-            trajectory, info = _passive_natively(system, network, z0, controls, dt, condition, settings)
-            if not return_info:
-                warn_of_failures(info.converged, settings.tolerance(z0.dtype))
-            energies = energies_at(network.energy, trajectory, condition) if return_energy else None
-            return chosen(trajectory, energies, info if return_info else None)
-        if backend == "native":
+        reason = _why_not_native(system, z0, method)
+        native = reason is None
+        if backend == "native" and not native:
             raise ValueError(f"backend='native' cannot run this rollout: {reason}")
-    if table.explicit or not torch.is_inference_mode_enabled():
-        trajectory, energies, info = _integrate(system, z0, controls, dt, method, condition, return_energy, settings)
+    if native and method == "discrete_gradient":
+        network = describe(system.H)
+        assert isinstance(network, MLP)
+        trajectory, info = _passive_natively(system, network, z0, controls, dt, condition, settings)
+        energies = energies_at(network.energy, trajectory, condition) if return_energy else None
+    elif native or table.explicit or not torch.is_inference_mode_enabled():
+        trajectory, energies, info = _integrate(
+            system, z0, controls, dt, method, condition, return_energy, settings, native
+        )
     else:
         # Newton's method differentiates, which inference mode does not know.
         with torch.inference_mode(False), torch.no_grad():
             trajectory, energies, info = _integrate(
-                system, plain(z0), plain(controls), plain(dt), method, condition, return_energy, settings
+                system, plain(z0), plain(controls), plain(dt), method, condition, return_energy, settings, native
             )
         trajectory, energies = trajectory.clone(), None if energies is None else energies.clone()
         info = RolloutInfo(*(entry.clone() for entry in info))
@@ -353,21 +363,24 @@ def port_rollout(
     return chosen(trajectory, energies, info if return_info else None)
 
 
-def _native_network(system: PortHamiltonian, z0: Tensor, method: str) -> tuple[MLP | None, str | None]:
-    """H as the kernel reads it, or why it does not run this rollout."""
+def _why_not_native(system: PortHamiltonian, z0: Tensor, method: str) -> str | None:
+    """Why no kernel runs this rollout, or H's part of it; None where one does."""
+    if method == "extended":
+        return "method 'extended' of a port-Hamiltonian system has no kernel"
+    if method != "discrete_gradient" and type(system.H) is SeparableHamiltonian and first_hooked((system.H,)) is None:
+        return why_not_separable(system.H, z0, method, "float32")
     network = describe(system.H)
     if isinstance(network, str):
-        return None, network
-    if type(system) is not PortHamiltonian:
-        return None, f"system is a {type(system).__name__}, which may compute what it likes"
-    if method != "discrete_gradient":
-        return None, f"method {method!r} of a port-Hamiltonian system has no kernel, only 'discrete_gradient' has"
-    functions = {"dissipation": system.dissipation, "inputs": system.inputs, "residual": system.residual}
-    for name, part in functions.items():
-        if isinstance(part, nn.Module):
-            return None, f"{name} is a module, which kernels do not know"
-    reason = _ops.why_not_native(network, z0, method, "float32")
-    return (network, None) if reason is None else (None, reason)
+        return network
+    if method == "discrete_gradient":
+        if type(system) is not PortHamiltonian:
+            return f"system is a {type(system).__name__}, which may compute what it likes"
+        functions = {"dissipation": system.dissipation, "inputs": system.inputs, "residual": system.residual}
+        for name, part in functions.items():
+            if isinstance(part, nn.Module):
+                return f"{name} is a module, which kernels do not know"
+    # While tracing, the operator itself says so when it runs.
+    return None if torch.compiler.is_compiling() else _ops.why_not_native(network, z0, method, "float32")
 
 
 def _passive_natively(
@@ -403,12 +416,17 @@ def _integrate(
     condition: Tensor | None,
     return_energy: bool,
     settings: Settings,
+    native: bool,
 ) -> tuple[Tensor, Tensor | None, RolloutInfo]:
-    field = reference.field(system.H, condition)
+    field, network = reference.field(system.H, condition), describe(system.H)
+    if native and isinstance(network, MLP):  # written out in torch, which takes less than a pass of autograd
+        mlp = network
+        field = field._replace(gradient=lambda z: mlp.gradient(z, condition))
     table = integrator(method)
     stages = table.separable_stages if field.separable else table.stages
     copies = 2 if method == "extended" else 1
     has_rest = any(part is not None for part in (system.dissipation, system.inputs, system.residual))
+    slopes = system.dissipation is not None or type(system) is not PortHamiltonian  # whether ``rest`` reads grad H
 
     def each(step: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:
         """The step of every copy of the phase space, of which Tao's method has two."""
@@ -418,10 +436,12 @@ def _integrate(
     states, reports = [state], []
     for u in controls.unbind(-2):
 
-        def half(z: Tensor, u: Tensor = u) -> Tensor:
+        def rest(z: Tensor, u: Tensor = u) -> Tensor:
+            return system.rest(z, field.gradient(z) if slopes else z, u)
+
+        def half(z: Tensor, rest: Callable[[Tensor], Tensor] = rest) -> Tensor:
             """Half a step of the controls, dissipation and residual, by the explicit midpoint rule."""
-            halfway = z + dt / 4 * system.rest(z, field.gradient(z), u)
-            return z + dt / 2 * system.rest(halfway, field.gradient(halfway), u)
+            return z + dt / 2 * rest(z + dt / 4 * rest(z))
 
         state = each(lambda z: system.damped(z, dt / 2), state)
         if method == "discrete_gradient":
@@ -429,7 +449,10 @@ def _integrate(
             solved = [report]
         else:
             state = each(half, state) if has_rest else state
-            state, solved = reference._step(field, state, dt, table, stages, settings)
+            if native:
+                state, solved = _native_step(system, state, dt, table, condition, settings)
+            else:
+                state, solved = reference._step(field, state, dt, table, stages, settings)
             state = each(half, state) if has_rest else state
         state = each(lambda z: system.damped(z, dt / 2), state)
         for report in solved:
@@ -439,6 +462,17 @@ def _integrate(
     trajectory = torch.stack(states, dim=-2)[..., : z0.shape[-1]].contiguous()
     energies = reference.energies_along(field, trajectory) if return_energy else None
     return trajectory, energies, reference.gather_reports(reports, z0)
+
+
+def _native_step(
+    system: PortHamiltonian, z: Tensor, dt: Tensor, table: Integrator, condition: Tensor | None, settings: Settings
+) -> tuple[Tensor, list[_implicit.Report]]:
+    """H's own step, as ``rollout`` makes it."""
+    call = partial(rollout, system.H, z, dt, 1, method=table.name, condition=condition, backend="native")
+    if table.explicit or (isinstance(system.H, SeparableHamiltonian) and table.explicit_if_separable):
+        return call()[..., 1, :], []
+    path, info = call(return_info=True, tol=settings.tol, max_iterations=settings.max_iterations)
+    return path[..., 1, :], [_implicit.Report(*(entry[..., 0] for entry in info))]
 
 
 def _passive(

@@ -11,7 +11,16 @@ from helpers import make_problem, sequential
 from passivity import M, excess_and_slack, problem, random_system
 from torch import nn
 
-from hamiltorch_ext import HamiltonianMLP, PortHamiltonian, diagnostics, integrators, port_rollout, reference, rollout
+from hamiltorch_ext import (
+    HamiltonianMLP,
+    PortHamiltonian,
+    SeparableHamiltonian,
+    diagnostics,
+    integrators,
+    port_rollout,
+    reference,
+    rollout,
+)
 from hamiltorch_ext.port import MatrixMLP
 
 METHODS = list(integrators.INTEGRATORS)
@@ -221,6 +230,75 @@ def test_conservative_limit_bit_for_bit(method, parts, dtype):
         assert torch.equal(ours, theirs)
 
 
+def separable(dtype=torch.float64):
+    torch.manual_seed(4)
+    return PortHamiltonian(
+        SeparableHamiltonian(4, (7,), dtype=dtype),
+        inputs=normal(4, M, dtype=dtype, seed=2),
+        damping=torch.tensor(0.4, dtype=dtype),
+    )
+
+
+def everything(system, z0, controls, dt, condition, **options):
+    """What a rollout returns and every gradient of a weighted sum of it, by name."""
+    z0, controls = z0.clone().requires_grad_(), controls.clone().requires_grad_()
+    dt = torch.tensor(dt, dtype=z0.dtype, requires_grad=True)
+    inputs = {"z0": z0, "controls": controls, "dt": dt, **dict(system.named_parameters())}
+    path, energies, info = port_rollout(
+        system, z0, controls, dt, condition=condition, return_energy=True, return_info=True, **options
+    )
+    weights = normal(*path.shape, dtype=z0.dtype, seed=7)
+    grads = torch.autograd.grad((path * weights).sum() + energies.sum(), inputs.values(), allow_unused=True)
+    return {"path": path.detach(), "energies": energies.detach()} | dict(zip(inputs, grads, strict=True)), info
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 0)], ids=str)
+@pytest.mark.parametrize("make", [*SYSTEMS, separable])
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("discrete_gradient", "extended")])
+def test_native_steps_between_what_is_added(method, make, batch):
+    """H's steps by the kernels, the rest in torch: the values, status and gradients of torch alone."""
+    system = make() if make is separable else make(condition_dim=1)
+    if make is separable and method in ("euler", "implicit_midpoint"):
+        with pytest.raises(ValueError, match="has no kernel for a SeparableHamiltonian"):
+            port_rollout(system, normal(4), normal(2, M), 0.1, method=method, backend="native")
+        return
+    condition = None if make is separable else normal(*batch, 1, seed=9)
+    given = normal(*batch, 4), controls_for(system, *batch, 4), 0.3, condition
+    got, info = everything(system, *given, method=method, backend="native")
+    want, expected = everything(system, *given, method=method, backend="reference")
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        if value is None:
+            assert got[name] is None, name
+        else:
+            torch.testing.assert_close(got[name], value, rtol=1e-9, atol=1e-10, msg=name)
+    assert torch.equal(info.converged, expected.converged)
+    assert (info.residual <= 1e-13).all()
+
+
+def test_unsolved_native_steps_are_constants():
+    system, z, u = constant(), 3 * normal(20, 4), normal(20, 3, M)
+    z.requires_grad_()
+    options = {"method": "implicit_midpoint", "max_iterations": 8, "backend": "native"}
+    path, info = port_rollout(system, z, u, 2.0, return_info=True, **options)
+    failed = ~info.converged[:, 0]
+    assert 0 < failed.sum() < 20
+    (grad,) = torch.autograd.grad(path[:, 1].sum(), z)
+    assert not grad[failed].any()
+    assert grad[~failed].any(dim=-1).all()
+    with pytest.warns(RuntimeWarning, match="were not solved"):
+        port_rollout(system, z, u, 2.0, **options)
+
+
+def test_what_no_kernel_runs_says_why():
+    system, z, u = constant(), normal(4), normal(2, M)
+    with pytest.raises(ValueError, match="method 'extended' of a port-Hamiltonian system has no kernel"):
+        port_rollout(system, z, u, 0.1, method="extended", backend="native")
+    unknown = PortHamiltonian(lambda z: z.square().sum(-1))
+    with pytest.raises(ValueError, match="backend='native' cannot run this rollout"):
+        port_rollout(unknown, z, u[:, :0], 0.1, method="leapfrog", backend="native")
+
+
 @pytest.mark.parametrize("make", SYSTEMS)
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients(method, make):
@@ -282,11 +360,12 @@ def test_controls_are_shared_by_a_batch():
 def test_the_grad_mode_changes_no_value(mode, method):
     # With steps this long plain iteration does not contract everywhere.
     system, z, u, c = varying(condition_dim=1), normal(3, 4), normal(3, 2, M), normal(3, 1, seed=9)
-    recorded = port_rollout(system, z, u, 0.6, method=method, condition=c, return_energy=True)
+    options = {"method": method, "return_energy": True, "backend": "reference"}
+    recorded = port_rollout(system, z, u, 0.6, condition=c, **options)
     with mode():
         dt = torch.tensor(0.6, dtype=torch.float64)
-        plain = port_rollout(system, z, u, 0.6, method=method, condition=c, return_energy=True)
-        born = port_rollout(system, z.clone(), u.clone(), dt, method=method, condition=c.clone(), return_energy=True)
+        plain = port_rollout(system, z, u, 0.6, condition=c, **options)
+        born = port_rollout(system, z.clone(), u.clone(), dt, condition=c.clone(), **options)
     for results in (plain, born):
         for got, want in zip(results, recorded, strict=True):
             assert not got.requires_grad
