@@ -309,8 +309,9 @@ def port_rollout(
     Returns:
         Trajectory (..., steps + 1, 2d), index 0 is z0; with ``return_energy`` also energies (..., steps + 1), with
         ``return_info`` also a ``RolloutInfo``. Trajectory and energies are differentiable once in z0, controls, dt, the
-        condition and every parameter. A step that was not solved holds the best that was found, and is constant;
-        natively so are the steps after it.
+        condition and every parameter (explicit methods on the reference path: any number of times). A step that was not
+        solved holds the best that was found, and is constant; natively with "discrete_gradient" so are the steps after
+        it.
 
     Raises:
         ValueError, TypeError: an argument's shape, dtype, device or value; the message names it.
@@ -379,8 +380,10 @@ def _why_not_native(system: PortHamiltonian, z0: Tensor, method: str) -> str | N
         for name, part in functions.items():
             if isinstance(part, nn.Module):
                 return f"{name} is a module, which kernels do not know"
-    # While tracing, the operator itself says so when it runs.
-    return None if torch.compiler.is_compiling() else _ops.why_not_native(network, z0, method, "float32")
+    # While tracing, the operator itself says so when it runs; the discrete gradient's is the CPU's alone.
+    if torch.compiler.is_compiling() and (method != "discrete_gradient" or z0.device.type == "cpu"):
+        return None
+    return _ops.why_not_native(network, z0, method, "float32")
 
 
 def _passive_natively(
@@ -419,14 +422,15 @@ def _integrate(
     native: bool,
 ) -> tuple[Tensor, Tensor | None, RolloutInfo]:
     field, network = reference.field(system.H, condition), describe(system.H)
-    if native and isinstance(network, MLP):  # written out in torch, which takes less than a pass of autograd
-        mlp = network
-        field = field._replace(gradient=lambda z: mlp.gradient(z, condition))
+    if native:  # written out in torch, which takes less than a pass of autograd
+        analytic = network.gradient if isinstance(network, MLP) else system.H.gradient
+        field = field._replace(gradient=lambda z: analytic(z, condition))
     table = integrator(method)
     stages = table.separable_stages if field.separable else table.stages
+    overridden = type(system).rest is not PortHamiltonian.rest or "rest" in vars(system)
+    has_rest = overridden or any(part is not None for part in (system.dissipation, system.inputs, system.residual))
+    reads_gradient = overridden or system.dissipation is not None
     copies = 2 if method == "extended" else 1
-    has_rest = any(part is not None for part in (system.dissipation, system.inputs, system.residual))
-    slopes = system.dissipation is not None or type(system) is not PortHamiltonian  # whether ``rest`` reads grad H
 
     def each(step: Callable[[Tensor], Tensor], state: Tensor) -> Tensor:
         """The step of every copy of the phase space, of which Tao's method has two."""
@@ -437,7 +441,7 @@ def _integrate(
     for u in controls.unbind(-2):
 
         def rest(z: Tensor, u: Tensor = u) -> Tensor:
-            return system.rest(z, field.gradient(z) if slopes else z, u)
+            return system.rest(z, field.gradient(z) if reads_gradient else torch.zeros_like(z), u)
 
         def half(z: Tensor, rest: Callable[[Tensor], Tensor] = rest) -> Tensor:
             """Half a step of the controls, dissipation and residual, by the explicit midpoint rule."""

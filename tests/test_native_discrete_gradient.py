@@ -363,8 +363,8 @@ def test_what_has_no_kernel_says_so():
         with pytest.raises(ValueError, match=f"backend='native' cannot run this rollout: .*{reason}"):
             port_rollout(port, z0, u, 0.1, backend="native")
         assert torch.equal(port_rollout(port, z0, u, 0.1), port_rollout(port, z0, u, 0.1, backend="reference"))
-    with pytest.raises(ValueError, match="'leapfrog' of a port-Hamiltonian system has no kernel"):
-        port_rollout(PortHamiltonian(energy, inputs=matrix), z0, u, 0.1, method="leapfrog", backend="native")
+    with pytest.raises(ValueError, match="'extended' of a port-Hamiltonian system has no kernel"):
+        port_rollout(PortHamiltonian(energy, inputs=matrix), z0, u, 0.1, method="extended", backend="native")
     with pytest.raises(ValueError, match="backend must be one of auto, native, reference, got 'cuda'"):
         port_rollout(PortHamiltonian(energy, inputs=matrix), z0, u, 0.1, backend="cuda")
     with pytest.raises(ValueError, match="'discrete_gradient' runs natively on the CPU, with precision 'float32'"):

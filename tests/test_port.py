@@ -373,6 +373,33 @@ def test_the_grad_mode_changes_no_value(mode, method):
             assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_grad_mode_changes_native_values_by_rounding(mode, method):
+    system, z, u, c = constant(condition_dim=1), normal(3, 4), normal(3, 4, M), normal(3, 1, seed=9)
+    recorded = port_rollout(system, z, u, 0.3, method=method, condition=c, return_energy=True)
+    with mode():
+        plain = port_rollout(system, z, u, 0.3, method=method, condition=c, return_energy=True)
+    for got, want in zip(plain, recorded, strict=True):
+        torch.testing.assert_close(got, want.detach(), rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("method", ["leapfrog", "implicit_midpoint", "discrete_gradient"])
+def test_a_subclass_may_add_what_it_likes(method, backend):
+    """A ``rest`` of its own is called with the gradient, also where no part is there that would need one."""
+
+    class Rubbed(PortHamiltonian):
+        def rest(self, z, gradient, u=None):
+            return -0.3 * gradient
+
+    H, z = energy(), normal(5, 4)
+    ours = port_rollout(Rubbed(H), z, z.new_zeros(5, 20, 0), 0.01, method=method, backend=backend)
+    scaled = PortHamiltonian(H, dissipation=math.sqrt(0.3) * torch.eye(4, dtype=torch.float64))
+    theirs = port_rollout(scaled, z, z.new_zeros(5, 20, 0), 0.01, method=method)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
 def test_a_condition_reaches_the_energy():
     system, z, u = constant(condition_dim=1), normal(3, 4), normal(3, 2, M)
     one, other = (port_rollout(system, z, u, 0.1, condition=torch.full((1,), c).double()) for c in (0.0, 1.0))

@@ -23,8 +23,7 @@ struct DiscreteDescription {
 template <class T, class Arrays>
 void run_discrete(const DiscreteDescription& description, double tolerance, int64_t max_iterations,
                   const Arrays& arrays, bool back, int threads,
-                  Status (*Kernels<T>::*kernel)(const DiscreteRollout<T>&, const Arrays&, int, const Prepared&, void*,
-                                                size_t)) {
+                  Kernel<DiscreteRollout<T>, Arrays> Kernels<T>::* kernel) {
   const Native<T> native(description.rollout);
   const DiscreteRollout<T> rollout = {native.rollout,
                                       static_cast<T>(tolerance),
@@ -36,9 +35,7 @@ void run_discrete(const DiscreteDescription& description, double tolerance, int6
   const Kernels<T>& kernels = kernels_of<T>(native.implementation);
   const py::gil_scoped_release release;
   run(native.implementation, native.rollout.network, false, kernels.discrete_sizes(rollout, back, threads),
-      [&](const Prepared& prepared, void* memory, size_t size) {
-        return (kernels.*kernel)(rollout, arrays, threads, prepared, memory, size);
-      });
+      kernels.*kernel, rollout, arrays, threads);
 }
 
 template <class T>

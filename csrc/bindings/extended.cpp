@@ -14,16 +14,13 @@ namespace {
 
 template <class T, class Arrays>
 void run_extended(const Description& description, double binding, const Arrays& arrays, bool back, int threads,
-                  Status (*Kernels<T>::*kernel)(const ExtendedRollout<T>&, const Arrays&, int, const Prepared&, void*,
-                                                size_t)) {
+                  Kernel<ExtendedRollout<T>, Arrays> Kernels<T>::* kernel) {
   const Native<T> native(description);
   const ExtendedRollout<T> rollout = {native.rollout, binding};
   const Kernels<T>& kernels = kernels_of<T>(native.implementation);
   const py::gil_scoped_release release;
   run(native.implementation, native.rollout.network, false, kernels.extended_sizes(rollout, back, threads),
-      [&](const Prepared& prepared, void* memory, size_t size) {
-        return (kernels.*kernel)(rollout, arrays, threads, prepared, memory, size);
-      });
+      kernels.*kernel, rollout, arrays, threads);
 }
 
 template <class T>

@@ -20,9 +20,7 @@ namespace {
 // An implicit rollout and its sizes, found by `sizes_of` (kernels, rollout), for `kernel` to run.
 template <class T, class Arrays, class SizesOf>
 void run_implicit(const Description& description, double tolerance, int64_t max_iterations, const Arrays& arrays,
-                  int threads, const SizesOf& sizes_of,
-                  Status (*Kernels<T>::*kernel)(const ImplicitRollout<T>&, const Arrays&, int, const Prepared&, void*,
-                                                size_t)) {
+                  int threads, const SizesOf& sizes_of, Kernel<ImplicitRollout<T>, Arrays> Kernels<T>::* kernel) {
   const Native<T> native(description);
   for (const Stage& stage : description.method.stages)
     if (stage.moves != (kMovesP | kMovesQ) || (stage.at_q == 0 && stage.at_p == 0))
@@ -30,10 +28,8 @@ void run_implicit(const Description& description, double tolerance, int64_t max_
   const ImplicitRollout<T> rollout = {native.rollout, static_cast<T>(tolerance), max_iterations};
   const Kernels<T>& kernels = kernels_of<T>(native.implementation);
   const py::gil_scoped_release release;
-  run(native.implementation, native.rollout.network, false, sizes_of(kernels, rollout),
-      [&](const Prepared& prepared, void* memory, size_t size) {
-        return (kernels.*kernel)(rollout, arrays, threads, prepared, memory, size);
-      });
+  run(native.implementation, native.rollout.network, false, sizes_of(kernels, rollout), kernels.*kernel, rollout,
+      arrays, threads);
 }
 
 template <class T>

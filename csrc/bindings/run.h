@@ -84,11 +84,14 @@ void run(std::string key, const Sizes& sizes, const Run& run) {
   memory.trim();
 }
 
-// The same with one network. A call asks for the instruction set once: another thread may choose another meanwhile.
-template <class T, class Run>
+// A kernel of one network. A call asks for the instruction set once: another thread may choose another meanwhile.
+template <class T, class Task, class Arrays>
 void run(const Implementation& implementation, const Mlp<T>& network, bool bfloat16, const Sizes& sizes,
-         const Run& kernel) {
-  run(prepared_key(implementation, network, bfloat16, sizes.layout), sizes, kernel);
+         Kernel<Task, Arrays> kernel, const Task& task, const Arrays& arrays, int threads) {
+  run(prepared_key(implementation, network, bfloat16, sizes.layout), sizes,
+      [&](const Prepared& prepared, void* memory, size_t size) {
+        return kernel(task, arrays, threads, prepared, memory, size);
+      });
 }
 
 // Asks for large pages behind an array that is about to be written: a large result is fresh memory, and to have it a
@@ -112,10 +115,7 @@ void run_forward(const Implementation& implementation, const Rollout<T>& rollout
   const int64_t states = rollout.batch * (rollout.steps + 1);
   prefer_large_pages(arrays.trajectory, static_cast<size_t>(states * rollout.network.dim) * sizeof(T));
   run(implementation, rollout.network, rollout.bfloat16,
-      kernels.forward_sizes(rollout, arrays.tape != nullptr, threads),
-      [&](const Prepared& prepared, void* memory, size_t size) {
-        return kernels.forward(rollout, arrays, threads, prepared, memory, size);
-      });
+      kernels.forward_sizes(rollout, arrays.tape != nullptr, threads), kernels.forward, rollout, arrays, threads);
 }
 
 template <class T>
@@ -123,23 +123,19 @@ void run_backward(const Implementation& implementation, const Rollout<T>& rollou
                   int threads) {
   const pybind11::gil_scoped_release release;
   const Kernels<T>& kernels = kernels_of<T>(implementation);
-  run(implementation, rollout.network, rollout.bfloat16, kernels.backward_sizes(rollout, threads),
-      [&](const Prepared& prepared, void* memory, size_t size) {
-        return kernels.backward(rollout, arrays, threads, prepared, memory, size);
-      });
+  run(implementation, rollout.network, rollout.bfloat16, kernels.backward_sizes(rollout, threads), kernels.backward,
+      rollout, arrays, threads);
 }
 
 // One of the three calls of hamiltorch/variational.h.
 template <class T, class Arrays>
 void run_del(const Implementation& implementation, const DelRollout<T>& rollout, const Arrays& arrays, int threads,
              Sizes (*Kernels<T>::*sizes)(const DelRollout<T>&, int),
-             Status (*Kernels<T>::*kernel)(const DelRollout<T>&, const Arrays&, int, const Prepared&, void*, size_t)) {
+             Kernel<DelRollout<T>, Arrays> Kernels<T>::* kernel) {
   const pybind11::gil_scoped_release release;
   const Kernels<T>& kernels = kernels_of<T>(implementation);
-  run(implementation, rollout.network, false, (kernels.*sizes)(rollout, threads),
-      [&](const Prepared& prepared, void* memory, size_t size) {
-        return (kernels.*kernel)(rollout, arrays, threads, prepared, memory, size);
-      });
+  run(implementation, rollout.network, false, (kernels.*sizes)(rollout, threads), kernels.*kernel, rollout, arrays,
+      threads);
 }
 
 }  // namespace hamiltorch

@@ -95,8 +95,9 @@ void gradient(const SeparableDescription& d, bool of_kinetic, Address points, Ad
                                              to.weights.data(),        to.biases.data(),
                                              pointer<T>(gradients.dt), pointer<T>(gradients.condition)};
   const py::gil_scoped_release release;
-  run(native.potential.implementation, of_kinetic ? *native.rollout.kinetic : native.rollout.rollout.network, false,
-      native.kernels.separable_gradient_sizes(native.rollout, half, threads),
+  const Mlp<T>& network = of_kinetic ? *native.rollout.kinetic : native.rollout.rollout.network;
+  const Sizes sizes = native.kernels.separable_gradient_sizes(native.rollout, half, threads);
+  run(prepared_key(native.potential.implementation, network, false, sizes.layout), sizes,
       [&](const Prepared& prepared, void* memory, size_t size) {
         return native.kernels.separable_gradient(native.rollout, half, arrays, threads, prepared, memory, size);
       });

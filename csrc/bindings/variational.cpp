@@ -35,8 +35,7 @@ struct DelDescription {
 template <class T, class Arrays>
 void describe_and_run(const DelDescription& d, const Arrays& arrays, int threads,
                       Sizes (*Kernels<T>::*sizes)(const DelRollout<T>&, int),
-                      Status (*Kernels<T>::*kernel)(const DelRollout<T>&, const Arrays&, int, const Prepared&, void*,
-                                                    size_t)) {
+                      Kernel<DelRollout<T>, Arrays> Kernels<T>::* kernel) {
   const std::vector<T*> weights = pointers<T>(d.weights), biases = pointers<T>(d.biases);
   if (weights.size() != d.widths.size() + 1 || biases.size() != weights.size() || d.widths.empty())
     throw py::value_error("weights and biases must be one more than hidden widths");

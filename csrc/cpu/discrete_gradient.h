@@ -155,6 +155,8 @@ struct StepEquations {
   const Tile<T>& image() const { return tile.image; }
   T bound(int64_t slot) const { return tile.bounds[slot]; }
 
+  T most_slack() const { return static_cast<T>(kMostSlack); }
+
   T scale(int64_t slot) const {
     const T *z = tile.z.row(slot), *change = tile.displacement.row(slot);
     return 1 + largest_of<T>(width(), [&](int64_t c) { return load(z + c) + load(change + c); });

@@ -11,6 +11,7 @@
 //     void linearise(slots, lines, at) const;            // likewise, and what products with F's derivative need
 //     void multiply(slots, lines, j, product) const;     // product, by line = (1 - F') krylov.direction(slot, j)
 //     T bound(slot) const;                               // what a solved slot's error is at most
+//     T most_slack() const;                              // how many times that, where the image is all that is kept
 //     T scale(slot) const;                               // one plus the largest entry of the slot's solution
 //     void begin(slot, line) const;                      // the image in this line is that of where the solve started
 //     void take(slot, line) const;                       // the image in this line is that of the slot's point
@@ -30,7 +31,7 @@ struct FixedPoint {
   Krylov<T> krylov;
   Tile<T> residual, step, tried, tried_residual;  // Newton's; residual: what the equations leave of D
   T *error, *length, *target, *left;
-  T* slack;  // how many times its bound a residual may be; the caller's, from solve to solve
+  T* slack;  // how many times its bound a residual may be; the caller's, who sets it to one ahead of the first solve
   int64_t *iterations, *remembered;
   uint8_t* solved;
   int32_t *all, *open, *slow, *trying;  // lists of slots
@@ -158,19 +159,18 @@ T error_of(const Equations& equations, int64_t slot, T most) {
   return scale < static_cast<T>(__builtin_inf()) ? most / scale : static_cast<T>(__builtin_nan(""));
 }
 
-// Of residuals before and after an iteration: how many times its bound the latter may be, the next iteration's then
-// being within it.
+// Of residuals before and after an iteration: how many times its bound the latter may be, at most `most`, the next
+// iteration's then being within it.
 template <class T>
-T slack_of(T before, T after) {
-  const T most = static_cast<T>(kMostSlack), seen = before / (static_cast<T>(kCaution) * after);
+T slack_of(T before, T after, T most) {
+  const T seen = before / (static_cast<T>(kCaution) * after);
   return !(seen > 1) ? 1 : seen < most ? seen : most;
 }
 
 // Iterates every slot from solve.displacement on, and leaves D there, which is an image: its own residual is within the
 // bound, as far as the last iterations tell where nothing has measured it (Hairer and Wanner, Solving Ordinary
 // Differential Equations II, section IV.8, end their solves so). What was seen in an earlier solve counts for half as
-// much in each that sees nothing of its own. Returns how many slots are left to Newton's
-// method, listed in solve.slow.
+// much in each that sees nothing of its own. Returns how many slots are left to Newton's method, listed in solve.slow.
 template <class T, class Equations>
 int64_t iterate(const FixedPoint<T>& solve, const Equations& equations, int64_t rows) {
   const int64_t width = equations.width();
@@ -195,11 +195,11 @@ int64_t iterate(const FixedPoint<T>& solve, const Equations& equations, int64_t 
       const T error = error_of(equations, slot, most), bound = equations.bound(slot);
       T& slack = solve.slack[slot];
       if (iteration > 0) {
-        const T seen = slack_of(solve.length[slot], most);
+        const T seen = slack_of(solve.length[slot], most, equations.most_slack());
         slack = iteration == 1 || seen < slack ? seen : slack;
       }
       solve.solved[slot] = error <= slack * bound;
-      solve.error[slot] = solve.solved[slot] && error > bound ? error / slack : error;
+      solve.error[slot] = !solve.solved[slot] || error <= bound ? error : error < bound * slack ? error / slack : bound;
       const bool contracts = most <= static_cast<T>(kSlowly) * solve.length[slot];  // not where it is not a number
       if (!solve.solved[slot] && contracts && !ends) {
         solve.length[slot] = most;

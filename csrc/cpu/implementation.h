@@ -9,49 +9,39 @@
 
 namespace hamiltorch {
 
+// Runs a call's task on its arrays in this workspace.
+template <class Task, class Arrays>
+using Kernel = Status (*)(const Task&, const Arrays&, int threads, const Prepared&, void* workspace, size_t size);
+
 template <class T>
 struct Kernels {
   int64_t (*tape_size)(const Rollout<T>&);
   Sizes (*forward_sizes)(const Rollout<T>&, bool taped, int threads);
   Sizes (*backward_sizes)(const Rollout<T>&, int threads);
-  Status (*forward)(const Rollout<T>&, const ForwardArrays<T>&, int threads, const Prepared&, void* workspace,
-                    size_t size);
-  Status (*backward)(const Rollout<T>&, const BackwardArrays<T>&, int threads, const Prepared&, void* workspace,
-                     size_t size);
+  Kernel<Rollout<T>, ForwardArrays<T>> forward;
+  Kernel<Rollout<T>, BackwardArrays<T>> backward;
   Sizes (*del_sizes)(const DelRollout<T>&, int threads);
-  Status (*del_forward)(const DelRollout<T>&, const DelArrays<T>&, int threads, const Prepared&, void* workspace,
-                        size_t size);
-  Status (*del_adjoint)(const DelRollout<T>&, const DelAdjointArrays<T>&, int threads, const Prepared&, void* workspace,
-                        size_t size);
+  Kernel<DelRollout<T>, DelArrays<T>> del_forward;
+  Kernel<DelRollout<T>, DelAdjointArrays<T>> del_adjoint;
   Sizes (*del_gradient_sizes)(const DelRollout<T>&, int threads);
-  Status (*del_gradient)(const DelRollout<T>&, const DelGradientArrays<T>&, int threads, const Prepared&,
-                         void* workspace, size_t size);
+  Kernel<DelRollout<T>, DelGradientArrays<T>> del_gradient;
   Sizes (*implicit_sizes)(const ImplicitRollout<T>&, bool on_states, int threads);
-  Status (*implicit_forward)(const ImplicitRollout<T>&, const ImplicitArrays<T>&, int threads, const Prepared&,
-                             void* workspace, size_t size);
-  Status (*implicit_adjoint)(const ImplicitRollout<T>&, const ImplicitAdjointArrays<T>&, int threads, const Prepared&,
-                             void* workspace, size_t size);
+  Kernel<ImplicitRollout<T>, ImplicitArrays<T>> implicit_forward;
+  Kernel<ImplicitRollout<T>, ImplicitAdjointArrays<T>> implicit_adjoint;
   Sizes (*implicit_gradient_sizes)(const ImplicitRollout<T>&, int threads);
-  Status (*implicit_gradient)(const ImplicitRollout<T>&, const ImplicitGradientArrays<T>&, int threads, const Prepared&,
-                              void* workspace, size_t size);
+  Kernel<ImplicitRollout<T>, ImplicitGradientArrays<T>> implicit_gradient;
   Sizes (*separable_sizes)(const SeparableRollout<T>&, bool back, int threads);
-  Status (*separable_forward)(const SeparableRollout<T>&, const SeparableArrays<T>&, int threads, const Prepared&,
-                              void* workspace, size_t size);
-  Status (*separable_adjoint)(const SeparableRollout<T>&, const SeparableAdjointArrays<T>&, int threads,
-                              const Prepared&, void* workspace, size_t size);
+  Kernel<SeparableRollout<T>, SeparableArrays<T>> separable_forward;
+  Kernel<SeparableRollout<T>, SeparableAdjointArrays<T>> separable_adjoint;
   Sizes (*separable_gradient_sizes)(const SeparableRollout<T>&, Half, int threads);
   Status (*separable_gradient)(const SeparableRollout<T>&, Half, const SeparableGradientArrays<T>&, int threads,
                                const Prepared&, void* workspace, size_t size);
   Sizes (*extended_sizes)(const ExtendedRollout<T>&, bool back, int threads);
-  Status (*extended_forward)(const ExtendedRollout<T>&, const ExtendedArrays<T>&, int threads, const Prepared&,
-                             void* workspace, size_t size);
-  Status (*extended_adjoint)(const ExtendedRollout<T>&, const ExtendedAdjointArrays<T>&, int threads, const Prepared&,
-                             void* workspace, size_t size);
+  Kernel<ExtendedRollout<T>, ExtendedArrays<T>> extended_forward;
+  Kernel<ExtendedRollout<T>, ExtendedAdjointArrays<T>> extended_adjoint;
   Sizes (*discrete_sizes)(const DiscreteRollout<T>&, bool back, int threads);
-  Status (*discrete_forward)(const DiscreteRollout<T>&, const DiscreteArrays<T>&, int threads, const Prepared&,
-                             void* workspace, size_t size);
-  Status (*discrete_adjoint)(const DiscreteRollout<T>&, const DiscreteAdjointArrays<T>&, int threads, const Prepared&,
-                             void* workspace, size_t size);
+  Kernel<DiscreteRollout<T>, DiscreteArrays<T>> discrete_forward;
+  Kernel<DiscreteRollout<T>, DiscreteAdjointArrays<T>> discrete_adjoint;
   // The activation and its two derivatives at each of `count` numbers, for tests.
   void (*activate)(Activation, const T* a, int64_t count, T* value, T* first, T* second);
 };

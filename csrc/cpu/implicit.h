@@ -32,17 +32,16 @@ struct ImplicitTile : FixedPoint<T> {
   Tile<T> moved;                            // [lines][d]
   Tile<T> states;                           // layer-1 space: [chunk rows][d]
   // The member's own, by slot.
-  Tile<T> q, p;                         // [d]; in layer-1 space the initial state
-  Tile<T> base;                         // [width]: b_1 (+ W_1c c); stride 0 where every sample has the same
-  Tile<T> s, r;                         // [width]: W_1q q + base and W_1p p
-  Tile<T> impulses;                     // [width]: x of the stage that is solved
-  Tile<T> carried;                      // the impulses of the one before that the solve takes along, or none
-  Tile<T> first_image, first_impulses;  // where the first solve is to leave those of z0; none in others
-  Tile<T>* displacements;               // [stages][kTurns]: D of the last steps and of this one, in turns
-  Tile<T> turns[2];                     // impulses of this stage and of the one before
-  Tile<T> sums;                         // layer-1 space: [(chunk + 1) rows][width], impulses so far after some steps
+  Tile<T> q, p;            // [d]; in layer-1 space the initial state
+  Tile<T> base;            // [width]: b_1 (+ W_1c c); stride 0 where every sample has the same
+  Tile<T> s, r;            // [width]: W_1q q + base and W_1p p
+  Tile<T> impulses;        // [width]: x of the stage that is solved
+  Tile<T> carried;         // the impulses of the one before that the solve takes along, or none
+  Tile<T> first_image;     // [width]: where the first solve is to leave that of z0; none in others
+  Tile<T>* displacements;  // [stages][kTurns]: D of the last steps and of this one, in turns
+  Tile<T> turns[2];        // impulses of this stage and of the one before
+  Tile<T> sums;            // layer-1 space: [(chunk + 1) rows][width], impulses so far after some steps
   Curvature<T> kept;
-  T* slacks;           // [stages][rows]
   T* worst;            // error of the step
   Tile<T> at_q, at_p;  // [d]: w, the adjoint's
   uint8_t* alive;

@@ -48,7 +48,7 @@ ImplicitTile<T> take_implicit_tile(Arena& arena, const ImplicitJob<T>& job, Impl
   }
   if (job.plan.layer1) tile.sums = take_tile<T>(arena, (job.chunk + 1) * rows, width);
   tile.kept = take_curvature(arena, network, rows);
-  tile.slacks = arena.take<T>(stages * rows);
+  tile.slack = arena.take<T>(rows);
   tile.worst = arena.take<T>(rows);
   tile.alive = arena.take<uint8_t>(rows);
   return tile;
@@ -150,11 +150,13 @@ void advance_states(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, cons
   find_arguments(job, tile, rows, worker);
 }
 
-// Starts a solve from what its stage displaces with this factor times these impulses.
+// Starts a solve from what its stage displaces where the gradient is still that of the stage before, which made these
+// impulses; `handed_on`: it takes them along.
 template <class T>
-void start_from(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const Stage& stage, T factor,
-                const Tile<T>& impulses, int64_t rows, const Worker<T>& worker) {
+void start_as_before(const ImplicitJob<T>& job, const ImplicitTile<T>& tile, const Stage& before, const Stage& stage,
+                     bool handed_on, const Tile<T>& impulses, int64_t rows, const Worker<T>& worker) {
   const int64_t width = job.network.first();
+  const T ratio = static_cast<T>(stage.coefficient / before.coefficient), factor = handed_on ? 1 + ratio : ratio;
   worker.wait();  // the others have read the last impulses
   for_columns<T>({0, rows}, worker.columns(width),
                  [&](int64_t r, int64_t c) { store(tile.impulse.row(r) + c, factor * load(impulses.row(r) + c)); });
@@ -204,21 +206,18 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
   const auto hands_to = [&](int64_t k) {
     return job.plan.layer1 && hands_on(rollout.stages[(k + stages - 1) % stages], rollout.stages[k]);
   };
-  // How much of a step before stage k of the first its D is known as well, or zero. D follows the motion where a
-  // gradient for both halves is taken along it, and where the impulses of two like stages make it.
-  const auto known_before = [&](int64_t k) -> T {
-    const Stage& stage = rollout.stages[k];
-    if (stages == 1) return stage.at_q == stage.at_p ? static_cast<T>(stage.at_q) : 0;
-    const bool like = k == 1 && hands_to(k) && stage.coefficient == rollout.stages[0].coefficient;
-    return like ? static_cast<T>(stage.coefficient) : 0;
-  };
+  // How much of a step before the first's solve its D is known as well, or zero: where a gradient for both halves is
+  // taken along the motion, D follows it, and is the first image where that begins.
+  const Stage& first = rollout.stages[0];
+  const T part = stages == 1 && first.at_q == first.at_p ? static_cast<T>(first.at_q) : 0;
 
   read_samples(job, tile, arrays.z0 + first_row * dim, dim, first_row, rows);
   write_state(0);
   find_arguments(job, tile, rows, worker);
-  for (int64_t r = 0; r < rows; ++r) tile.alive[r] = 1;
-  const int64_t slots = job.plan.tile_rows;
-  for (int64_t i = 0; i < stages * slots; ++i) tile.slacks[i] = 1;
+  for (int64_t r = 0; r < rows; ++r) {
+    tile.alive[r] = 1;
+    tile.slack[r] = 1;
+  }
   if (job.plan.layer1) clear(tile.sums.data, rows * tile.sums.stride);
   tile.carried = {};
   int turn = 0;
@@ -231,30 +230,22 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
     for (int64_t k = 0; k < stages; ++k) {
       const Stage& stage = rollout.stages[k];
       tile.displacement = displacement(k, n);
-      tile.slack = tile.slacks + k * slots;
       tile.impulses = tile.turns[turn ^= 1];
-      const T part = known_before(k);
-      extrapolate(
-          tile, steps_known(n, part > 0), [&](int64_t j, int64_t r) { return displacement(k, n - 1 - j).row(r); }, rows,
-          width);
       const bool begins = n == 0 && k == 0;
       tile.first_image = begins ? displacement(0, -1) : Tile<T>{};
-      tile.first_impulses = begins ? tile.turns[turn ^ 1] : Tile<T>{};
       if (n == 0 && k > 0) {
-        // As long as nothing is known of the motion, impulses stay what they were.
-        const T ratio = static_cast<T>(stage.coefficient / rollout.stages[k - 1].coefficient);
-        const Tile<T>& last = part > 0 ? tile.impulses : tile.turns[turn ^ 1];  // of z0, or of the stage before
-        start_from(job, tile, stage, hands_to(k) ? 1 + ratio : ratio, last, rows, worker);
-        for_columns<T>({0, rows}, {0, width}, [&](int64_t r, int64_t c) {
-          store(displacement(k, -1).row(r) + c, load(tile.displacement.row(r) + c));
-        });
+        start_as_before(job, tile, rollout.stages[k - 1], stage, hands_to(k), tile.turns[turn ^ 1], rows, worker);
+      } else {
+        extrapolate(
+            tile, steps_known(n, part > 0), [&](int64_t j, int64_t r) { return displacement(k, n - 1 - j).row(r); },
+            rows, width);
       }
       const StageEquations<T> equations = {job, tile, stage, worker};
       const int64_t slow = iterate(tile, equations, rows);
       if (slow > 0) finish_by_newton(tile, equations, slow);
       for (int64_t i = 0; i < slow; ++i)  // D is what the impulse displaces
         add_scaled(tile.displacement.row(tile.slow[i]), static_cast<T>(1), tile.residual.row(tile.slow[i]), width);
-      if (n == 0 && part > 0) look_back(tile, part, displacement(k, -1), rows, width);
+      if (begins && part > 0) look_back(tile, part, displacement(0, -1), rows, width);
       for (int64_t r = 0; r < rows; ++r) {
         tile.alive[r] = tile.alive[r] && tile.solved[r];
         if (tile.worst[r] == tile.worst[r] && !(tile.error[r] <= tile.worst[r])) tile.worst[r] = tile.error[r];

@@ -22,6 +22,9 @@ struct StageEquations {
     return asked > least ? asked : least;
   }
 
+  // The half that is not implicit is moved by the gradient at D, of which the image's residual says nothing.
+  T most_slack() const { return static_cast<T>(stage.at_q == stage.at_p ? kMostSlack : 1); }
+
   T scale(int64_t slot) const {
     const T *s = tile.s.row(slot), *r = tile.r.row(slot), *d = tile.displacement.row(slot);
     Vec<T> most{};
@@ -68,10 +71,7 @@ struct StageEquations {
 
   void begin(int64_t slot, int64_t line) const {
     if (!tile.first_image.data) return;
-    for_vectors<T>(width(), [&](int64_t c) {
-      store(tile.first_image.row(slot) + c, load(tile.image.row(line) + c));
-      store(tile.first_impulses.row(slot) + c, load(tile.impulse.row(line) + c));
-    });
+    for_vectors<T>(width(), [&](int64_t c) { store(tile.first_image.row(slot) + c, load(tile.image.row(line) + c)); });
   }
 
   void take(int64_t slot, int64_t line) const {

@@ -38,14 +38,6 @@ class ImplicitForward {
     block_.wide.for_rows(body);
   }
 
-  // Body(slack of stage k), found by constant indices: in registers, which have no addresses.
-  template <class Body>
-  HAMILTORCH_DEVICE void for_stage(int k, Body body) {
-    HAMILTORCH_UNROLL
-    for (int i = 0; i < kMostStages; ++i)
-      if (i == k) body(slacks_[i]);
-  }
-
   HAMILTORCH_DEVICE void roll(int64_t sample) {
     const int d = block_.dim, stages = task_.stage_count;
     const bool inside = sample < task_.batch;
@@ -64,8 +56,7 @@ class ImplicitForward {
       for (int i = 0; i < stages * kMostDifferences; ++i) vector(V::kDifferences + i)[row] = 0;
       vector(V::kImpulse)[row] = vector(V::kDisplacement)[row] = 0;
     });
-    HAMILTORCH_UNROLL
-    for (int k = 0; k < kMostStages; ++k) slacks_[k] = 1;
+    slack_ = 1;
     bool alive = true;
     for (int64_t n = 0; n < task_.steps; ++n) {
       const int64_t at = sample * task_.steps + n;
@@ -168,7 +159,8 @@ class ImplicitForward {
     length_ = static_cast<Real>(INFINITY);
     solved_ = false;
     rounds_ = remembered_ = 0;
-    for_stage(k, [&](Real& slack) { slack_ = slack; });
+    // A half that is not implicit is moved by the gradient at D, of which the image's residual says nothing.
+    most_slack_ = static_cast<Real>(stage.at.q == stage.at.p ? kMostSlack : 1);
     do {
       block_.evaluate(V::kTried);
       block_.displace(stage.at, step_, false);
@@ -177,7 +169,6 @@ class ImplicitForward {
       go_on();
       if (engine.team.any(phase_ == Phase::kNewton)) find_newton_steps(stage);
     } while (engine.team.any(phase_ != Phase::kDone));
-    for_stage(k, [&](Real& slack) { slack = slack_; });
   }
 
   // Takes kImage of kTried, and decides what the sample does next.
@@ -205,13 +196,13 @@ class ImplicitForward {
     const Real most = block_.wide.largest(rest);
     const bool contracts = most <= static_cast<Real>(kSlowly) * length_;  // not where it is not a number
     if (rounds_ > 0) {
-      const Real seen = slack_of(length_, most);
+      const Real seen = slack_of(length_, most, most_slack_);
       slack_ = rounds_ == 1 || seen < slack_ ? seen : slack_;
     }
     const bool ends = ++rounds_ >= task_.max_iterations;
     take_tried();
     solved_ = error_ <= slack_ * bound();
-    if (solved_ && error_ > bound()) error_ /= slack_;
+    if (solved_ && error_ > bound()) error_ = error_ < bound() * slack_ ? error_ / slack_ : bound();
     if (solved_ || ends || !(error_ < static_cast<Real>(INFINITY))) {
       if (rounds_ == 1) slack_ = slack_ > 2 ? slack_ / 2 : Real(1);
       return finish();
@@ -226,10 +217,10 @@ class ImplicitForward {
     begin_newton();
   }
 
-  // Of residuals before and after an iteration: how many times its bound the latter may be, the next iteration's then
-  // being within it.
-  HAMILTORCH_DEVICE static Real slack_of(Real before, Real after) {
-    const Real most = static_cast<Real>(kMostSlack), seen = before / (static_cast<Real>(kCaution) * after);
+  // Of residuals before and after an iteration: how many times its bound the latter may be, at most `most`, the next
+  // iteration's then being within it.
+  HAMILTORCH_DEVICE static Real slack_of(Real before, Real after, Real most) {
+    const Real seen = before / (static_cast<Real>(kCaution) * after);
     return !(seen > 1) ? 1 : seen < most ? seen : most;
   }
 
@@ -335,8 +326,7 @@ class ImplicitForward {
   // Of the sample.
   Phase phase_ = Phase::kDone;
   Real step_ = 0;  // c dt of the stage
-  Real error_ = 0, length_ = 0, part_ = 1, slack_ = 1;
-  Real slacks_[kMostStages];
+  Real error_ = 0, length_ = 0, part_ = 1, slack_ = 1, most_slack_ = 1;
   int64_t iterations_ = 0, rounds_ = 0;  // of the step, and of the stage's method
   int remembered_ = 0, halvings_ = 0;
   bool solved_ = false;
