@@ -157,7 +157,7 @@ def test_what_nothing_has_measured_is_within_the_tolerance(method, d):
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "implicit_midpoint"])
 def test_the_half_that_is_not_implicit(method):
     """Of H = T(p) + V(q) an iteration leaves nothing of the half that is implicit. The other moves with the gradient
-    where the residual was measured, and by a step that is no further off than the tolerance."""
+    where the residual was measured, by which a step of two stages is no further off than the tolerance."""
     H = network(2, (24,), "softplus", gain=3.0)
     with torch.no_grad():
         H.layers[0].weight[:12, 2:] = 0  # half of the units see q, the others p
@@ -169,7 +169,7 @@ def test_the_half_that_is_not_implicit(method):
     exact, _ = values(H, start, 1, "reference", method, dt=0.05, tol=1e-14)
     W1, b1 = H.layers[0].weight.detach(), H.layers[0].bias.detach()
     off = ((end - exact[:, 1]) @ W1.T).abs().amax(-1) / (1 + (start @ W1.T + b1).abs().amax(-1))
-    assert off.max() < 1e-5
+    assert off.max() < 1e-5 * max(1, len(INTEGRATORS[method].stages) / 2)
 
 
 @pytest.mark.parametrize("method", METHODS)
