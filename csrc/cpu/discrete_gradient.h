@@ -155,8 +155,6 @@ struct StepEquations {
   const Tile<T>& image() const { return tile.image; }
   T bound(int64_t slot) const { return tile.bounds[slot]; }
 
-  T most_slack() const { return static_cast<T>(kMostSlack); }
-
   T scale(int64_t slot) const {
     const T *z = tile.z.row(slot), *change = tile.displacement.row(slot);
     return 1 + largest_of<T>(width(), [&](int64_t c) { return load(z + c) + load(change + c); });
@@ -224,6 +222,8 @@ struct StepEquations {
   }
 
   void take(int64_t, int64_t) const {}
+  void find_unseen(const int32_t*, int64_t) const {}
+  T unseen(int64_t) const { return 0; }
 
   // The gradient halfway in tile.slope, and what products with the Hessian there need.
   void linearise_middle(const int32_t* slots, int64_t lines, const Tile<T>& at) const {

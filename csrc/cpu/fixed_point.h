@@ -11,10 +11,11 @@
 //     void linearise(slots, lines, at) const;            // likewise, and what products with F's derivative need
 //     void multiply(slots, lines, j, product) const;     // product, by line = (1 - F') krylov.direction(slot, j)
 //     T bound(slot) const;                               // what a solved slot's error is at most
-//     T most_slack() const;                              // how many times that, where the image is all that is kept
 //     T scale(slot) const;                               // one plus the largest entry of the slot's solution
 //     void begin(slot, line) const;                      // the image in this line is that of where the solve started
 //     void take(slot, line) const;                       // the image in this line is that of the slot's point
+//     void find_unseen(slots, lines) const;              // of the points at hand, as against those taken before
+//     T unseen(line) const;                              // how far what depends on D beside its image has moved
 #pragma once
 #include "hamiltorch/iteration.h"
 #include "linear.h"
@@ -159,18 +160,19 @@ T error_of(const Equations& equations, int64_t slot, T most) {
   return scale < static_cast<T>(__builtin_inf()) ? most / scale : static_cast<T>(__builtin_nan(""));
 }
 
-// Of residuals before and after an iteration: how many times its bound the latter may be, at most `most`, the next
-// iteration's then being within it.
+// Of residuals before and after an iteration: how many times its bound the latter may be, the next iteration's then
+// being within it.
 template <class T>
-T slack_of(T before, T after, T most) {
-  const T seen = before / (static_cast<T>(kCaution) * after);
+T slack_of(T before, T after) {
+  const T seen = before / (static_cast<T>(kCaution) * after), most = static_cast<T>(kMostSlack);
   return !(seen > 1) ? 1 : seen < most ? seen : most;
 }
 
 // Iterates every slot from solve.displacement on, and leaves D there, which is an image: its own residual is within the
 // bound, as far as the last iterations tell where nothing has measured it (Hairer and Wanner, Solving Ordinary
-// Differential Equations II, section IV.8, end their solves so). What was seen in an earlier solve counts for half as
-// much in each that sees nothing of its own. Returns how many slots are left to Newton's method, listed in solve.slow.
+// Differential Equations II, section IV.8, end their solves so), and so is what else depends on D. What was seen in an
+// earlier solve counts for half as much in each that sees nothing of its own. Returns how many slots are left to
+// Newton's method, listed in solve.slow.
 template <class T, class Equations>
 int64_t iterate(const FixedPoint<T>& solve, const Equations& equations, int64_t rows) {
   const int64_t width = equations.width();
@@ -183,6 +185,7 @@ int64_t iterate(const FixedPoint<T>& solve, const Equations& equations, int64_t 
   }
   for (int64_t iteration = 0; iteration < equations.limit() && open > 0; ++iteration) {
     equations.find_image(solve.open, open, solve.displacement);
+    if (iteration == 1) equations.find_unseen(solve.open, open);  // from a start to its image
     const bool ends = iteration + 1 == equations.limit();
     int64_t still = 0;
     for (int64_t i = 0; i < open; ++i) {
@@ -195,9 +198,11 @@ int64_t iterate(const FixedPoint<T>& solve, const Equations& equations, int64_t 
       const T error = error_of(equations, slot, most), bound = equations.bound(slot);
       T& slack = solve.slack[slot];
       if (iteration > 0) {
-        const T seen = slack_of(solve.length[slot], most, equations.most_slack());
+        const T unseen = iteration == 1 ? equations.unseen(i) : 0;
+        const T seen = slack_of(solve.length[slot], unseen > most ? unseen : most);
         slack = iteration == 1 || seen < slack ? seen : slack;
       }
+      equations.take(slot, i);
       solve.solved[slot] = error <= slack * bound;
       solve.error[slot] = !solve.solved[slot] || error <= bound ? error : error < bound * slack ? error / slack : bound;
       const bool contracts = most <= static_cast<T>(kSlowly) * solve.length[slot];  // not where it is not a number
@@ -213,7 +218,6 @@ int64_t iterate(const FixedPoint<T>& solve, const Equations& equations, int64_t 
         continue;
       }
       if (iteration == 0) slack = slack > 2 ? slack / 2 : 1;
-      equations.take(slot, i);
       for_vectors<T>(width, [&](int64_t c) { store(displacement + c, load(image + c)); });
     }
     open = still;

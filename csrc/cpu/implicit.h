@@ -42,6 +42,7 @@ struct ImplicitTile : FixedPoint<T> {
   Tile<T> turns[2];        // impulses of this stage and of the one before
   Tile<T> sums;            // layer-1 space: [(chunk + 1) rows][width], impulses so far after some steps
   Curvature<T> kept;
+  T* slacks;           // [stages][rows]
   T* worst;            // error of the step
   Tile<T> at_q, at_p;  // [d]: w, the adjoint's
   uint8_t* alive;

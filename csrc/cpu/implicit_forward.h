@@ -48,7 +48,7 @@ ImplicitTile<T> take_implicit_tile(Arena& arena, const ImplicitJob<T>& job, Impl
   }
   if (job.plan.layer1) tile.sums = take_tile<T>(arena, (job.chunk + 1) * rows, width);
   tile.kept = take_curvature(arena, network, rows);
-  tile.slack = arena.take<T>(rows);
+  tile.slacks = arena.take<T>(stages * rows);
   tile.worst = arena.take<T>(rows);
   tile.alive = arena.take<uint8_t>(rows);
   return tile;
@@ -214,10 +214,8 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
   read_samples(job, tile, arrays.z0 + first_row * dim, dim, first_row, rows);
   write_state(0);
   find_arguments(job, tile, rows, worker);
-  for (int64_t r = 0; r < rows; ++r) {
-    tile.alive[r] = 1;
-    tile.slack[r] = 1;
-  }
+  for (int64_t r = 0; r < rows; ++r) tile.alive[r] = 1;
+  for (int64_t i = 0; i < stages * rows; ++i) tile.slacks[i] = 1;
   if (job.plan.layer1) clear(tile.sums.data, rows * tile.sums.stride);
   tile.carried = {};
   int turn = 0;
@@ -231,6 +229,7 @@ void roll_implicit(const ImplicitJob<T>& job, const ImplicitTile<T>& own, int64_
       const Stage& stage = rollout.stages[k];
       tile.displacement = displacement(k, n);
       tile.impulses = tile.turns[turn ^= 1];
+      tile.slack = tile.slacks + k * rows;
       const bool begins = n == 0 && k == 0;
       tile.first_image = begins ? displacement(0, -1) : Tile<T>{};
       if (n == 0 && k > 0) {

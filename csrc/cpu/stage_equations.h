@@ -22,9 +22,6 @@ struct StageEquations {
     return asked > least ? asked : least;
   }
 
-  // The half that is not implicit is moved by the gradient at D, of which the image's residual says nothing.
-  T most_slack() const { return static_cast<T>(stage.at_q == stage.at_p ? kMostSlack : 1); }
-
   T scale(int64_t slot) const {
     const T *s = tile.s.row(slot), *r = tile.r.row(slot), *d = tile.displacement.row(slot);
     Vec<T> most{};
@@ -77,6 +74,20 @@ struct StageEquations {
   void take(int64_t slot, int64_t line) const {
     for_vectors<T>(width(), [&](int64_t c) { store(tile.impulses.row(slot) + c, load(tile.impulse.row(line) + c)); });
   }
+
+  // Where one half is implicit, D's residual says nothing of the other, which the impulses at D move as well. Both are
+  // places that the next image leaves alone until all members have come by.
+  void find_unseen(const int32_t* slots, int64_t lines) const {
+    if (stage.at_q == stage.at_p) return;
+    for_columns<T>({0, lines}, worker.columns(width()), [&](int64_t i, int64_t c) {
+      store(tile.argument.row(i) + c, load(tile.impulse.row(i) + c) - load(tile.impulses.row(slots[i]) + c));
+    });
+    ImplicitTile<T> aside = tile;
+    aside.image = tile.other;
+    displace(job, aside, stage, true, lines, tile.argument, worker);
+  }
+
+  T unseen(int64_t line) const { return stage.at_q == stage.at_p ? 0 : largest(tile.other.row(line), width()); }
 };
 
 }  // namespace
