@@ -20,7 +20,7 @@ from ._cuda_block import BlockCall, network_arguments
 from .activations import ACTIVATIONS
 from .integrators import integrator
 
-__all__ = ["Equations", "rollout", "rollout_backward"]
+__all__ = ["Equations", "add_gradients", "rollout", "rollout_backward"]
 
 GRADIENT_BYTES = 1 << 30  # beyond which the gradients' stages go in parts
 
@@ -61,7 +61,7 @@ def rollout_backward(
     directions = torch.empty_like(points)
     call = _call(native, equations, grad_z0, grad_trajectory.shape[1] - 1, 0.0, 0)
     call(native.cuda_implicit_adjoint, points, converged, grad_trajectory, directions, grad_z0)
-    _add_gradients(equations, points, converged, directions, grad_dt, grad_weights, grad_biases, grad_condition)
+    add_gradients(equations, points, converged, directions, grad_dt, grad_weights, grad_biases, grad_condition)
 
 
 def _call(native: Any, equations: Equations, z0: Tensor, steps: int, tol: float, max_iterations: int) -> BlockCall:
@@ -77,7 +77,7 @@ def _call(native: Any, equations: Equations, z0: Tensor, steps: int, tol: float,
     return BlockCall(plan, description, [*kept, dt])
 
 
-def _add_gradients(
+def add_gradients(
     equations: Equations,
     points: Tensor,
     converged: Tensor,

@@ -1,4 +1,4 @@
-"""Torch operators over the native kernels of Tao's extended phase space: schemas, fakes, the CPU's implementation and
+"""Torch operators over the native kernels of Tao's extended phase space: schemas, fakes, CPU and CUDA implementations,
 autograd. As in ``_implicit_ops``.
 """
 
@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C
+from . import _C, _cuda_extended
+from ._cuda_block import apart
+from ._cuda_implicit import Equations
 from ._implicit_ops import Gradients, gradients_along
 from ._ops import (
     NativeCall,
+    check_call,
     check_cotangents,
     check_kept,
     empty_gradients,
@@ -84,6 +87,32 @@ def _rollout_cpu(
     return results
 
 
+@torch.library.impl(library, "extended_rollout", "CUDA")
+def _rollout_cuda(*arguments: Any) -> Results:
+    return rollout_by_cuda(_C, *arguments)
+
+
+def rollout_by_cuda(
+    native: Any,
+    z0: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    steps: int,
+    binding: float,
+    recorded: bool,
+) -> Results:
+    """The operator by the CUDA kernels of ``native``: ``_C``, or the emulator of the tests."""
+    check_call(z0, dt, weights, biases, condition, steps, "float32")
+    results = _empty(z0, steps, recorded)
+    equations = Equations(dt, weights, biases, condition, activation, "extended")
+    with apart(z0):
+        _cuda_extended.rollout(native, equations, z0, binding, results)
+    return results
+
+
 def _rollout_fake(
     z0: Tensor,
     dt: Tensor,
@@ -135,6 +164,35 @@ def _rollout_backward_cpu(
     stages = NativeCall(z, dt, weights, biases, condition, activation, "implicit_midpoint", count, "float32")
     gradients_along(stages, points, points.new_ones(batch, count, dtype=torch.bool), directions, grads)
     grad_dt += 2 * binding * grad_angle.sum().to(grad_dt.dtype)
+    return grads
+
+
+@torch.library.impl(library, "extended_rollout_backward", "CUDA")
+def _rollout_backward_cuda(*arguments: Any) -> Gradients:
+    return rollout_backward_by_cuda(_C, *arguments)
+
+
+def rollout_backward_by_cuda(
+    native: Any,
+    grad_trajectory: Tensor,
+    points: Tensor,
+    turned: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    activation: str,
+    binding: float,
+) -> Gradients:
+    """The backward operator likewise."""
+    _check_adjoint(grad_trajectory, points, turned)
+    check_call(grad_trajectory[:, 0], dt, weights, biases, condition, grad_trajectory.shape[1] - 1, "float32")
+    grads = empty_gradients(grad_trajectory, dt, weights, biases, condition)
+    for grad in (grads[1], *grads[2], *grads[3], grads[4]):
+        grad.zero_()
+    equations = Equations(dt, weights, biases, condition, activation, "extended")
+    with apart(points):
+        _cuda_extended.rollout_backward(native, equations, grad_trajectory, points, turned, binding, grads)
     return grads
 
 

@@ -209,12 +209,12 @@ def _to_be_recorded(*tensors: Tensor | None) -> bool:
 
 def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
     """None where the kernels run this rollout, else one line that says why they do not."""
-    if method not in _METHODS and (z0.device.type != "cpu" or (precision != "float32" and z0.dtype == torch.float32)):
-        return f"method {method!r} runs natively on the CPU, with precision 'float32'"
-    if method in IMPLICIT and precision != "float32" and z0.dtype == torch.float32:
+    if method not in EXPLICIT and precision != "float32" and z0.dtype == torch.float32:
         return f"method {method!r} runs natively with precision 'float32'"
     if z0.device.type == "cpu":
         return None
+    if method == "discrete_gradient":
+        return f"method {method!r} runs natively on the CPU"
     if z0.device.type != "cuda":
         return f"native rollouts run on CPU and CUDA, not on {z0.device}"
     if _no_cuda():
@@ -226,6 +226,9 @@ def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | N
     try:
         if method in IMPLICIT:
             cuda_plans.implicit_plan(_C, mlp.dim // 2, hidden, batch, method, is_double, device)
+            return None
+        if method == "extended":
+            cuda_plans.extended_plan(_C, mlp.dim // 2, hidden, batch, is_double, device)
             return None
         for adjoint in (False, True):
             cuda_plans.native_plans(_C, hidden, batch, method, precision, adjoint, device)

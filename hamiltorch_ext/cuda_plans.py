@@ -168,6 +168,12 @@ def implicit_plan(
     return native.cuda_implicit_plan(dim, hidden, batch, stages, is_double, native.gpu_description(device))
 
 
+@lru_cache(maxsize=256)
+def extended_plan(native: Any, dim: int, hidden: tuple[int, ...], batch: int, is_double: bool, device: int) -> Any:
+    """The same of a rollout in Tao's extended phase space."""
+    return native.cuda_extended_plan(dim, hidden, batch, is_double, native.gpu_description(device))
+
+
 def _described(plan: Any, adjoint: bool) -> Plan:
     return Plan(
         team=TEAMS[plan.team],

@@ -170,7 +170,7 @@ def rollout(
             "extended", of whose two copies of the phase space a state is one.
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
             native where the kernels know H, the method and the device, else reference with a warning that says why:
-            those of CUDA know neither "extended" nor "discrete_gradient". A ``SeparableHamiltonian`` runs natively on
+            those of CUDA do not know "discrete_gradient". A ``SeparableHamiltonian`` runs natively on
             the CPU with "symplectic_euler", "leapfrog", "stormer_verlet" and "yoshida4"; otherwise "auto" runs it in
             torch by its analytic gradients, without a warning.
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from hamiltorch_ext import _C, HamiltonianMLP, _implicit_ops, _layer1, _ops, variational
+from hamiltorch_ext import _C, HamiltonianMLP, _extended_ops, _implicit_ops, _layer1, _ops, variational
 from hamiltorch_ext._cuda_del import CudaKernels
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +80,15 @@ class Emulator:
     def cuda_implicit_adjoint(self, plan: Any, *arguments: Any) -> None:
         self._run(native_module().cuda_implicit_adjoint, plan, *arguments)
 
+    def cuda_extended_plan(self, dim: int, hidden: Any, batch: int, is_double: bool, gpu: Gpu) -> Any:
+        return native_module().cuda_extended_plan(dim, hidden, batch, is_double, [*gpu, 0, 0, 0, 0])
+
+    def cuda_extended_forward(self, plan: Any, *arguments: Any) -> None:
+        self._run(native_module().cuda_extended_forward, plan, *arguments)
+
+    def cuda_extended_adjoint(self, plan: Any, *arguments: Any) -> None:
+        self._run(native_module().cuda_extended_adjoint, plan, *arguments)
+
     def _run(self, call: Callable[..., None], plan: Any, *arguments: Any) -> None:
         *arguments, _, device, _ = arguments  # type: ignore[assignment]
         workspace = torch.full((GUARD + plan.workspace_bytes + GUARD,), 0xFF, dtype=torch.uint8)  # floats: NaN
@@ -114,10 +123,9 @@ def emulated_gpu(emulator: Emulator | None = None) -> Iterator[None]:
             warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel", UserWarning)
             library.impl("rollout", rollout)
             library.impl("rollout_backward", rollout_backward)
-            library.impl("implicit_rollout", lambda *rest: _implicit_ops.rollout_by_cuda(native, *rest))
-            library.impl(
-                "implicit_rollout_backward", lambda *rest: _implicit_ops.rollout_backward_by_cuda(native, *rest)
-            )
+            for name, operators in (("implicit", _implicit_ops), ("extended", _extended_ops)):
+                library.impl(f"{name}_rollout", partial(operators.rollout_by_cuda, native))
+                library.impl(f"{name}_rollout_backward", partial(operators.rollout_backward_by_cuda, native))
         torch.use_deterministic_algorithms(True)  # fills what torch.empty returns
         no_short_cut = _ops.direct_calls(_C.Direct, HamiltonianMLP, None)
         with (

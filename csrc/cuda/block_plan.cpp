@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "extended_layout.h"
 #include "implicit_layout.h"
 #include "parameters.h"
 #include "plan.h"
@@ -52,6 +53,11 @@ BlockSize block_size(const CudaImplicitSize& size) {
           size.is_double, kDelta + 1,  implicit_column_size(size.widths[0], size.dim, size.stages)};
 }
 
+BlockSize block_size(const CudaExtendedSize& size) {
+  return {size.dim,       size.widths, size.batch,
+          size.is_double, kDelta + 1,  extended_column_size(size.widths[0], size.dim)};
+}
+
 StateLayout block_layout(const CudaBlockPlan& plan, const BlockSize& size) {
   LayoutRequest request{};
   request.hidden = static_cast<int>(size.widths.size());
@@ -83,6 +89,11 @@ bool cuda_del_plan(const CudaDelSize& size, const GpuDescription& gpu, CudaBlock
 }
 
 bool cuda_implicit_plan(const CudaImplicitSize& size, const GpuDescription& gpu, CudaBlockPlan* plan,
+                        std::string* why) {
+  return find_plan(block_size(size), gpu, plan, why);
+}
+
+bool cuda_extended_plan(const CudaExtendedSize& size, const GpuDescription& gpu, CudaBlockPlan* plan,
                         std::string* why) {
   return find_plan(block_size(size), gpu, plan, why);
 }

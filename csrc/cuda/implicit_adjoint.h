@@ -56,7 +56,7 @@ class ImplicitAdjoint {
     });
     block_.find_start(V::kMoved, sample);
     block_.wide.for_rows([&](int row) { vector(V::kDisplacement)[row] = 0; });
-    block_.evaluate(V::kDisplacement);
+    block_.evaluate_at(V::kDisplacement);
     block_.spread(V::kResidual, V::kState, {1, -1}, stage.coefficient, true);
     const bool solved = solve(stage, wanted);
 

@@ -162,7 +162,7 @@ class ImplicitForward {
     // A half that is not implicit is moved by the gradient at D, of which the image's residual says nothing.
     most_slack_ = static_cast<Real>(stage.at.q == stage.at.p ? kMostSlack : 1);
     do {
-      block_.evaluate(V::kTried);
+      block_.evaluate_at(V::kTried);
       block_.displace(stage.at, step_, false);
       if (image) for_rows([&](int row) { image[row] = vector(V::kImage)[row]; });
       image = nullptr;

@@ -1,6 +1,7 @@
 // Stands in for the CUDA part where no CUDA compiler was found.
 #include <cstring>
 
+#include "hamiltorch/cuda_extended.h"
 #include "hamiltorch/cuda_implicit.h"
 #include "hamiltorch/cuda_rollout.h"
 #include "hamiltorch/cuda_variational.h"
@@ -80,5 +81,26 @@ template int cuda_implicit_adjoint(const CudaBlockPlan&, const CudaImplicitRollo
                                    const ImplicitAdjointArrays<float>&, void*, int, void*);
 template int cuda_implicit_adjoint(const CudaBlockPlan&, const CudaImplicitRollout<double>&,
                                    const ImplicitAdjointArrays<double>&, void*, int, void*);
+
+template <class T>
+int cuda_extended_forward(const CudaBlockPlan&, const CudaExtendedRollout<T>&, const ExtendedArrays<T>&, void*, int,
+                          void*) {
+  return -1;
+}
+
+template <class T>
+int cuda_extended_adjoint(const CudaBlockPlan&, const CudaExtendedRollout<T>&, const ExtendedAdjointArrays<T>&, void*,
+                          int, void*) {
+  return -1;
+}
+
+template int cuda_extended_forward(const CudaBlockPlan&, const CudaExtendedRollout<float>&,
+                                   const ExtendedArrays<float>&, void*, int, void*);
+template int cuda_extended_forward(const CudaBlockPlan&, const CudaExtendedRollout<double>&,
+                                   const ExtendedArrays<double>&, void*, int, void*);
+template int cuda_extended_adjoint(const CudaBlockPlan&, const CudaExtendedRollout<float>&,
+                                   const ExtendedAdjointArrays<float>&, void*, int, void*);
+template int cuda_extended_adjoint(const CudaBlockPlan&, const CudaExtendedRollout<double>&,
+                                   const ExtendedAdjointArrays<double>&, void*, int, void*);
 
 }  // namespace hamiltorch

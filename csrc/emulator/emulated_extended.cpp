@@ -1,0 +1,30 @@
+// Stands in for csrc/cuda/extended.cu in tests.
+#include "../cuda/extended_adjoint.h"
+#include "../cuda/extended_forward.h"
+#include "../cuda/extended_task.h"
+#include "block.h"
+
+namespace hamiltorch {
+
+template <class T>
+int cuda_extended_forward(const CudaBlockPlan& plan, const CudaExtendedRollout<T>& rollout,
+                          const ExtendedArrays<T>& arrays, void* workspace, int, void* stream) {
+  return run_block<ExtendedForward, T>(plan, make_call(plan, rollout, workspace), arrays, stream);
+}
+
+template <class T>
+int cuda_extended_adjoint(const CudaBlockPlan& plan, const CudaExtendedRollout<T>& rollout,
+                          const ExtendedAdjointArrays<T>& arrays, void* workspace, int, void* stream) {
+  return run_block<ExtendedAdjoint, T>(plan, make_call(plan, rollout, workspace), arrays, stream);
+}
+
+template int cuda_extended_forward(const CudaBlockPlan&, const CudaExtendedRollout<float>&,
+                                   const ExtendedArrays<float>&, void*, int, void*);
+template int cuda_extended_forward(const CudaBlockPlan&, const CudaExtendedRollout<double>&,
+                                   const ExtendedArrays<double>&, void*, int, void*);
+template int cuda_extended_adjoint(const CudaBlockPlan&, const CudaExtendedRollout<float>&,
+                                   const ExtendedAdjointArrays<float>&, void*, int, void*);
+template int cuda_extended_adjoint(const CudaBlockPlan&, const CudaExtendedRollout<double>&,
+                                   const ExtendedAdjointArrays<double>&, void*, int, void*);
+
+}  // namespace hamiltorch
