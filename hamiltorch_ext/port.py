@@ -380,9 +380,6 @@ def _why_not_native(system: PortHamiltonian, z0: Tensor, method: str) -> str | N
         for name, part in functions.items():
             if isinstance(part, nn.Module):
                 return f"{name} is a module, which kernels do not know"
-    # While tracing, the operator itself says so when it runs; the discrete gradient's is the CPU's alone.
-    if torch.compiler.is_compiling() and (method != "discrete_gradient" or z0.device.type == "cpu"):
-        return None
     return _ops.why_not_native(network, z0, method, "float32")
 
 

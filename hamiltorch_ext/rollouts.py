@@ -243,7 +243,7 @@ def rollout(
         if analytic:
             reason = _separable_ops.why_not_native(H, z0, method, precision)
         else:
-            reason = mlp if isinstance(mlp, str) else _why_not_native(mlp, z0, method, precision)
+            reason = mlp if isinstance(mlp, str) else _ops.why_not_native(mlp, z0, method, precision)
         if reason is None and _transformed():
             reason = "torch.func transforms and forward-mode differentiation do not see through a native call"
         if reason is None and analytic and save_every == 1:
@@ -394,11 +394,6 @@ def _native_states(
     else:
         trajectory, _ = _native(mlp, z0, dt, steps, method, condition, False, precision, recompute)
     return trajectory, _nothing_solved(steps, z0)
-
-
-def _why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | None:
-    # While tracing, the operator itself says so when it runs.
-    return None if torch.compiler.is_compiling() else _ops.why_not_native(mlp, z0, method, precision)
 
 
 def _native(

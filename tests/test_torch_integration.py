@@ -13,6 +13,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from helpers import make_problem, on, sequential
 from torch import nn
 
 import hamiltorch_ext
-from hamiltorch_ext import HamiltonianMLP, euler_rollout, leapfrog_rollout, rollout
+from hamiltorch_ext import HamiltonianMLP, _ops, euler_rollout, leapfrog_rollout, rollout
 
 DTYPES = [torch.float32, torch.float64]
 METHODS = ["leapfrog", "euler"]
@@ -139,6 +140,15 @@ def test_compiled_with_condition(z0, device):
         return leapfrog_rollout(H, z0, torch.tensor(0.1), 2, condition=context)
 
     torch.testing.assert_close(torch.compile(run, fullgraph=True, backend="aot_eager")(z0, context), run(z0, context))
+
+
+def test_what_tracing_leaves_to_the_operators():
+    """Which say when they run what a device cannot do; but there is none of the discrete gradient outside the CPU."""
+    network, z0 = HamiltonianMLP(4, (5,)).description, torch.empty(3, 4, device="meta")
+    with mock.patch.object(_ops, "is_compiling", return_value=True):
+        assert _ops.why_not_native(network, z0, "leapfrog", "float32") is None
+        assert _ops.why_not_native(network, z0, "discrete_gradient", "float32") is not None
+    assert _ops.why_not_native(network, z0, "leapfrog", "float32") is not None
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
