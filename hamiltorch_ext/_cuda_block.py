@@ -1,4 +1,4 @@
-"""What rollouts on a GPU share whose steps are equations (``csrc/include/hamiltorch/cuda_block.h``)."""
+"""What rollouts on a GPU share of which a block takes eight samples (``csrc/include/hamiltorch/cuda_block.h``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Torch operators over the native kernels of the discrete gradient: schemas, fakes, the CPU's implementation, autograd.
+"""Torch operators over the native kernels of the discrete gradient: schemas, fakes, CPU and CUDA implementations,
+autograd.
 
 As in ``_implicit_ops``. Beside H they know what a port-Hamiltonian system has of constants: L, forces G u and the decay
 of friction.
@@ -6,16 +7,21 @@ of friction.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import _C
+from . import _C, _cuda_discrete
 from ._addresses import address, contiguous
-from ._implicit_ops import check_limit, gradients_along
+from ._cuda_block import apart
+from ._cuda_implicit import Equations, add_gradients
+from ._implicit_ops import Gradients, check_limit, gradients_along
 from ._ops import (
     NativeCall,
+    check_call,
     check_cotangents,
     check_kept,
     empty_gradients,
@@ -141,6 +147,39 @@ def _rollout_cpu(
     return results
 
 
+@torch.library.impl(library, "discrete_rollout", "CUDA")
+def _rollout_cuda(*arguments: Any) -> Results:
+    return rollout_by_cuda(_C, *arguments)
+
+
+def rollout_by_cuda(
+    native: Any,
+    z0: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    dissipation: Tensor | None,
+    forces: Tensor | None,
+    decay: Tensor | None,
+    activation: str,
+    steps: int,
+    tol: float,
+    max_iterations: int,
+    recorded: bool,
+) -> Results:
+    """The operator by the CUDA kernels of ``native``: ``_C``, or the emulator of the tests."""
+    check_call(z0, dt, weights, biases, condition, steps, "float32")
+    check_limit(max_iterations)
+    ports = Ports(dissipation, forces, decay)
+    _check_ports(ports, z0, steps)
+    results = _empty(z0, steps, recorded)
+    equations = Equations(dt, weights, biases, condition, activation, "discrete_gradient")
+    with apart(z0):
+        _cuda_discrete.rollout(native, equations, ports, z0, tol, max_iterations, results)
+    return results
+
+
 def _rollout_fake(
     z0: Tensor,
     dt: Tensor,
@@ -175,39 +214,92 @@ def _rollout_backward_cpu(
     activation: str,
 ) -> PortGradients:
     _check_adjoint(grad_trajectory, trajectory, changes, converged)
-    batch, states, dim = grad_trajectory.shape
     ports = Ports(dissipation, forces, decay)
-    call = _DiscreteCall(trajectory[:, 0], dt, weights, biases, condition, ports, activation, states - 1)
+    steps = grad_trajectory.shape[1] - 1
+    call = _DiscreteCall(trajectory[:, 0], dt, weights, biases, condition, ports, activation, steps)
+
+    def run(*arrays: Tensor | None) -> None:
+        adjoint: Any = _C.discrete_adjoint
+        adjoint(*call.arguments, *map(address, arrays), torch.get_num_threads())
+
+    equations = Equations(dt, weights, biases, condition, activation, "discrete_gradient")
+    return _gradients(
+        run, partial(gradients_along, call.stages), equations, ports, grad_trajectory, trajectory, changes, converged
+    )
+
+
+@torch.library.impl(library, "discrete_rollout_backward", "CUDA")
+def _rollout_backward_cuda(*arguments: Any) -> PortGradients:
+    return rollout_backward_by_cuda(_C, *arguments)
+
+
+def rollout_backward_by_cuda(
+    native: Any,
+    grad_trajectory: Tensor,
+    trajectory: Tensor,
+    changes: Tensor,
+    converged: Tensor,
+    dt: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    condition: Tensor | None,
+    dissipation: Tensor | None,
+    forces: Tensor | None,
+    decay: Tensor | None,
+    activation: str,
+) -> PortGradients:
+    """The backward operator likewise."""
+    _check_adjoint(grad_trajectory, trajectory, changes, converged)
+    ports = Ports(dissipation, forces, decay)
+    steps = grad_trajectory.shape[1] - 1
+    check_call(trajectory[:, 0], dt, weights, biases, condition, steps, "float32")
+    _check_ports(ports, trajectory[:, 0], steps)
+    equations = Equations(dt, weights, biases, condition, activation, "discrete_gradient")
+
+    def along(points: Tensor, converged: Tensor, directions: Tensor, grads: Gradients) -> None:
+        _, grad_dt, grad_weights, grad_biases, grad_condition = grads
+        for grad in (grad_dt, *grad_weights, *grad_biases, grad_condition):
+            grad.zero_()
+        if points.numel():
+            stages = points[:, :, None], converged, directions[:, :, None]
+            add_gradients(equations, *stages, grad_dt, grad_weights, grad_biases, grad_condition)
+
+    with apart(trajectory):
+        run = partial(_cuda_discrete.rollout_backward, native, equations, ports)
+        return _gradients(run, along, equations, ports, grad_trajectory, trajectory, changes, converged)
+
+
+def _gradients(
+    run: Callable[..., None],
+    along: Callable[[Tensor, Tensor, Tensor, Gradients], None],
+    equations: Equations,
+    ports: Ports,
+    grad_trajectory: Tensor,
+    trajectory: Tensor,
+    changes: Tensor,
+    converged: Tensor,
+) -> PortGradients:
+    """All that the backward operator returns. ``run`` (arrays of the kernel's adjoint) runs it, and ``along`` (points,
+    converged, directions, gradients) writes all gradients but those by z0 of what it leaves of dH."""
+    batch, _, dim = grad_trajectory.shape
+    dt, condition, activation = equations.dt, equations.condition, equations.activation
+    weights, biases = list(equations.weights), list(equations.biases)
     grads = _empty_port_gradients(grad_trajectory, dt, weights, biases, condition, *ports)
     grad_z0, grad_dt, grad_weights, grad_biases, grad_condition, *_ = grads
     grad_trajectory, trajectory, changes, converged = (
         x.contiguous() for x in (grad_trajectory, trajectory, changes, converged)
     )
     points, directions, multipliers = (torch.empty_like(changes) for _ in range(3))
-    gradients = None if dissipation is None else torch.empty_like(changes)
+    gradients = None if ports.dissipation is None else torch.empty_like(changes)
     energy_weights = changes.new_empty(changes.shape[:2])
     by_dt = changes.new_empty(batch, dtype=torch.float64)
-    by_decay = None if decay is None else changes.new_empty(batch, dim // 2, dtype=torch.float64)
-    _C.discrete_adjoint(
-        *call.arguments,
-        trajectory.data_ptr(),
-        changes.data_ptr(),
-        converged.data_ptr(),
-        grad_trajectory.data_ptr(),
-        points.data_ptr(),
-        directions.data_ptr(),
-        multipliers.data_ptr(),
-        address(gradients),
-        energy_weights.data_ptr(),
-        grad_z0.data_ptr(),
-        by_dt.data_ptr(),
-        address(by_decay),
-        torch.get_num_threads(),
-    )
-    gradients_along(call.stages, points, converged, directions, grads[:5])
+    by_decay = None if ports.decay is None else changes.new_empty(batch, dim // 2, dtype=torch.float64)
+    left = (points, directions, multipliers, gradients, energy_weights, grad_z0, by_dt, by_decay)
+    run(trajectory, changes, converged, grad_trajectory, *left)
+    along(points, converged, directions, grads[:5])
     grad_dt += by_dt.sum().to(grad_dt.dtype)
     by_weights, by_biases, by_condition = _energy_gradients(
-        *_ends(trajectory, changes, decay, dt * energy_weights), dt, weights, biases, condition, activation
+        *_ends(trajectory, changes, ports.decay, dt * energy_weights), dt, weights, biases, condition, activation
     )
     for grad, more in zip((*grad_weights, *grad_biases[:-1]), (*by_weights, *by_biases[:-1]), strict=True):
         grad += more
@@ -263,7 +355,7 @@ def _write_port_gradients(
     L = ports.dissipation
     if gradients is not None and L is not None:
         v, D = multipliers.flatten(0, 1), gradients.flatten(0, 1)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(v.device.type, enabled=False):
             along = 2 * L * (v * D).sum(0) if L.ndim == 1 else v.T @ (D @ L) + D.T @ (v @ L)
         torch.mul(along, -dt, out=grad_dissipation)
     if ports.forces is not None:

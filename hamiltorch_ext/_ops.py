@@ -213,8 +213,6 @@ def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | N
         return f"method {method!r} runs natively with precision 'float32'"
     if z0.device.type == "cpu":
         return None
-    if method == "discrete_gradient":
-        return f"method {method!r} runs natively on the CPU"
     if is_compiling():
         return None  # the operator itself says so when it runs
     if z0.device.type != "cuda":
@@ -229,8 +227,9 @@ def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | N
         if method in IMPLICIT:
             cuda_plans.implicit_plan(_C, mlp.dim // 2, hidden, batch, method, is_double, device)
             return None
-        if method == "extended":
-            cuda_plans.extended_plan(_C, mlp.dim // 2, hidden, batch, is_double, device)
+        others = {"extended": cuda_plans.extended_plan, "discrete_gradient": cuda_plans.discrete_plan}
+        if method in others:
+            others[method](_C, mlp.dim // 2, hidden, batch, is_double, device)
             return None
         for adjoint in (False, True):
             cuda_plans.native_plans(_C, hidden, batch, method, precision, adjoint, device)

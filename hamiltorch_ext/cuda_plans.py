@@ -174,6 +174,12 @@ def extended_plan(native: Any, dim: int, hidden: tuple[int, ...], batch: int, is
     return native.cuda_extended_plan(dim, hidden, batch, is_double, native.gpu_description(device))
 
 
+@lru_cache(maxsize=256)
+def discrete_plan(native: Any, dim: int, hidden: tuple[int, ...], batch: int, is_double: bool, device: int) -> Any:
+    """The same of a rollout by the discrete gradient."""
+    return native.cuda_discrete_plan(dim, hidden, batch, is_double, native.gpu_description(device))
+
+
 def _described(plan: Any, adjoint: bool) -> Plan:
     return Plan(
         team=TEAMS[plan.team],

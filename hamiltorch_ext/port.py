@@ -302,9 +302,9 @@ def port_rollout(
         max_iterations: most iterations of one solve.
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
             native where kernels know the system, else in torch, without a warning. With "discrete_gradient" they take
-            the whole rollout, of a network H on the CPU with constants for L and G and no residual. With other methods
-            but "extended" H's steps are those of ``rollout``, where these are native; what stands between them, of
-            whatever kind, runs in torch.
+            the whole rollout, of a network H with constants for L and G and no residual. With other methods but
+            "extended" H's steps are those of ``rollout``, where these are native; what stands between them, of whatever
+            kind, runs in torch.
 
     Returns:
         Trajectory (..., steps + 1, 2d), index 0 is z0; with ``return_energy`` also energies (..., steps + 1), with

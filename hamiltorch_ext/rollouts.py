@@ -151,9 +151,10 @@ def rollout(
         return_info: also return a ``RolloutInfo`` of the implicit methods' solves; without it, a warning tells of
             steps that were not solved.
         tol: of implicit methods: a step's equations are solved when no entry of them is larger than ``tol`` times one
-            plus the largest of the solution (natively, but for "discrete_gradient", of the equations as the first
-            layer's arguments see them), or when Newton's next step would be lost in rounding. By default 1e-6 in
-            float32 and 1e-14 in float64: what they keep they keep to this tolerance.
+            plus the largest of the solution, or when Newton's next step would be lost in rounding. Natively, but for
+            "discrete_gradient", those are the equations as the first layer's arguments see them, and where only one of
+            q and p is implicit in a stage, that one's. By default 1e-6 in float32 and 1e-14 in float64: what they keep
+            they keep to this tolerance.
         max_iterations: of implicit methods, most iterations of one solve.
         binding: of "extended": omega, in the units of one over dt, that binds the two copies of the phase space.
         require: "symplectic", "symmetric" or "energy": a ValueError where ``method`` does not keep that for this H.
@@ -169,10 +170,9 @@ def rollout(
             and what one stretch takes, for one more rollout's time. Of networks that run natively, and not with
             "extended", of whose two copies of the phase space a state is one.
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
-            native where the kernels know H, the method and the device, else reference with a warning that says why:
-            those of CUDA do not know "discrete_gradient". A ``SeparableHamiltonian`` runs natively on
-            the CPU with "symplectic_euler", "leapfrog", "stormer_verlet" and "yoshida4"; otherwise "auto" runs it in
-            torch by its analytic gradients, without a warning.
+            native where the kernels know H, the method and the device, else reference with a warning that says why.
+            A ``SeparableHamiltonian`` runs natively on the CPU with "symplectic_euler", "leapfrog", "stormer_verlet"
+            and "yoshida4"; otherwise "auto" runs it in torch by its analytic gradients, without a warning.
 
     Returns:
         Trajectory (..., steps / save_every + 1, 2d), index 0 is z0; with ``return_energy`` also energies of those

@@ -23,12 +23,22 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from hamiltorch_ext import _C, HamiltonianMLP, _extended_ops, _implicit_ops, _layer1, _ops, variational
+from hamiltorch_ext import (
+    _C,
+    HamiltonianMLP,
+    _discrete_gradient_ops,
+    _extended_ops,
+    _implicit_ops,
+    _layer1,
+    _ops,
+    variational,
+)
 from hamiltorch_ext._cuda_del import CudaKernels
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "emulator"
 Gpu = tuple[int, int, int]
+OPERATORS = {"implicit": _implicit_ops, "extended": _extended_ops, "discrete": _discrete_gradient_ops}
 GUARD = 4096  # bytes on either side of a workspace, which nobody may write
 
 
@@ -89,6 +99,15 @@ class Emulator:
     def cuda_extended_adjoint(self, plan: Any, *arguments: Any) -> None:
         self._run(native_module().cuda_extended_adjoint, plan, *arguments)
 
+    def cuda_discrete_plan(self, dim: int, hidden: Any, batch: int, is_double: bool, gpu: Gpu) -> Any:
+        return native_module().cuda_discrete_plan(dim, hidden, batch, is_double, [*gpu, 0, 0, 0, 0])
+
+    def cuda_discrete_forward(self, plan: Any, *arguments: Any) -> None:
+        self._run(native_module().cuda_discrete_forward, plan, *arguments)
+
+    def cuda_discrete_adjoint(self, plan: Any, *arguments: Any) -> None:
+        self._run(native_module().cuda_discrete_adjoint, plan, *arguments)
+
     def _run(self, call: Callable[..., None], plan: Any, *arguments: Any) -> None:
         *arguments, _, device, _ = arguments  # type: ignore[assignment]
         workspace = torch.full((GUARD + plan.workspace_bytes + GUARD,), 0xFF, dtype=torch.uint8)  # floats: NaN
@@ -123,7 +142,7 @@ def emulated_gpu(emulator: Emulator | None = None) -> Iterator[None]:
             warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel", UserWarning)
             library.impl("rollout", rollout)
             library.impl("rollout_backward", rollout_backward)
-            for name, operators in (("implicit", _implicit_ops), ("extended", _extended_ops)):
+            for name, operators in OPERATORS.items():
                 library.impl(f"{name}_rollout", partial(operators.rollout_by_cuda, native))
                 library.impl(f"{name}_rollout_backward", partial(operators.rollout_backward_by_cuda, native))
         torch.use_deterministic_algorithms(True)  # fills what torch.empty returns

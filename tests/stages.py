@@ -1,10 +1,10 @@
-"""Networks and rollouts by implicit stages, and what the tests of their kernels ask of one."""
+"""Networks, systems and their rollouts, and what the tests of their kernels ask of one."""
 
 from __future__ import annotations
 
 import torch
 
-from hamiltorch_ext import HamiltonianMLP, rollout
+from hamiltorch_ext import HamiltonianMLP, PortHamiltonian, port_rollout, rollout
 
 F64 = torch.float64
 METHODS = ["symplectic_euler", "stormer_verlet", "implicit_midpoint", "yoshida4"]
@@ -49,3 +49,33 @@ def values(H, z0, steps, backend, method, dt=0.3, **options):
     """Trajectory and info, no gradient being recorded."""
     with torch.no_grad():
         return rollout(H, z0, dt, steps, method=method, return_info=True, backend=backend, **options)
+
+
+def system(d=3, r=2, m=2, damped=True, dtype=F64, **energy):
+    """A port-Hamiltonian system of constants. r = None: L is diagonal; 0: there is none."""
+    dissipation = None if r == 0 else 0.3 * states(2 * d, *(() if r is None else (r,)), dtype=dtype)
+    return PortHamiltonian(
+        network(d, (12, 9), dtype=dtype, **energy),
+        dissipation=dissipation,
+        inputs=states(2 * d, m, dtype=dtype) if m else None,
+        damping=0.2 + torch.rand(d, dtype=dtype) if damped else None,
+    )
+
+
+def everything_ported(port, z0, u, dt, backend, condition=None):
+    """Trajectory, energies and the gradients of a random weighting by all that they depend on."""
+    leaves = {"z0": z0.clone(), "u": u.clone(), "dt": torch.tensor(dt, dtype=z0.dtype)}
+    if condition is not None:
+        leaves["condition"] = condition.clone()
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    trajectory, energies, info = port_rollout(
+        port, leaves["z0"], leaves["u"], leaves["dt"], condition=leaves.get("condition"), backend=backend,
+        return_energy=True, return_info=True,
+    )  # fmt: skip
+    assert info.converged.all()
+    generator = torch.Generator().manual_seed(5)
+    loss = sum((x * torch.randn(x.shape, generator=generator, dtype=F64).to(x)).sum() for x in (trajectory, energies))
+    leaves |= dict(port.named_parameters())
+    grads = torch.autograd.grad(loss, leaves.values(), allow_unused=True, materialize_grads=True)
+    return {"trajectory": trajectory, "energies": energies, **dict(zip(leaves, grads, strict=True))}

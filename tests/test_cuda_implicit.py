@@ -337,14 +337,18 @@ def test_a_singular_stage_is_a_constant(device):
 # --- What only a GPU can show.
 
 
+EIGHT_ON_A_BLOCK = pytest.mark.parametrize("method", ["stormer_verlet", "extended", "discrete_gradient"])
+
+
 @pytest.mark.cuda
+@EIGHT_ON_A_BLOCK
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("batch", [1, 1000])
 @pytest.mark.parametrize(("d", "hidden"), [(2, (64, 64)), (64, (512, 256))])
-def test_large_batches(d, hidden, batch, dtype):
+def test_large_batches(d, hidden, batch, dtype, method):
     H, z0 = network(d, hidden), states(batch, 2 * d)
-    want = run(H, z0, 4, "stormer_verlet")
-    got = run(H, z0, 4, "stormer_verlet", "cuda", dtype)
+    want = run(H, z0, 4, method, dt=0.1)
+    got = run(H, z0, 4, method, "cuda", dtype, dt=0.1)
     assert got[1].converged.all()
     tolerance = 1e-10 if dtype == F64 else 1e-3
     for name, value in want[0].items():
@@ -352,16 +356,15 @@ def test_large_batches(d, hidden, batch, dtype):
 
 
 @pytest.mark.cuda
-def test_the_same_bits_every_time():
+@EIGHT_ON_A_BLOCK
+def test_the_same_bits_every_time(method):
     H, z0 = network(8, (64, 64)), states(1000, 16)
-    first, second = (run(H, z0, 4, "implicit_midpoint", "cuda", torch.float32) for _ in range(2))
+    first, second = (run(H, z0, 4, method, "cuda", torch.float32) for _ in range(2))
     assert equal(first, second)
 
 
-def step_of_training(H, z0, dt, condition):
-    trajectory, _ = rollout(
-        H, z0, dt, 3, method="stormer_verlet", condition=condition, return_info=True, backend="native"
-    )
+def step_of_training(method, H, z0, dt, condition):
+    trajectory, _ = rollout(H, z0, dt, 3, method=method, condition=condition, return_info=True, backend="native")
     return torch.autograd.grad(trajectory.square().sum(), [dt, *H.parameters()], allow_unused=True)[:-1]
 
 
@@ -372,32 +375,34 @@ def training():
 
 
 @pytest.mark.cuda
-def test_nothing_waits_for_the_device(training):
-    step_of_training(*training)  # what is done once per process is done
+@EIGHT_ON_A_BLOCK
+def test_nothing_waits_for_the_device(method, training):
+    step_of_training(method, *training)  # what is done once per process is done
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step_of_training(*training)
+        step_of_training(method, *training)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.cuda
-def test_graph_of_a_training_step(training):
+@EIGHT_ON_A_BLOCK
+def test_graph_of_a_training_step(method, training):
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
-            step_of_training(*training)
+            step_of_training(method, *training)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = step_of_training(*training)
+        captured = step_of_training(method, *training)
     for _ in range(2):
         with torch.no_grad():
             training[1].add_(0.01)
             for parameter in training[0].parameters():
                 parameter.mul_(1.01)
         graph.replay()
-        for got, want in zip(captured, step_of_training(*training), strict=True):
+        for got, want in zip(captured, step_of_training(method, *training), strict=True):
             torch.testing.assert_close(got, want)

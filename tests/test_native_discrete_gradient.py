@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import on_threads
-from stages import ACTIVATIONS, F64, everything, network, states
+from stages import ACTIVATIONS, F64, everything, everything_ported, network, states, system
 from torch.autograd import gradcheck
 
 from hamiltorch_ext import PortHamiltonian, diagnostics, port_rollout, reference, rollout
@@ -190,36 +190,6 @@ def test_bits_are_equal_from_run_to_run():
 # Port-Hamiltonian systems.
 
 
-def system(d=3, r=2, m=2, damped=True, dtype=F64, **energy):
-    """r = None: L is diagonal; 0: there is none."""
-    dissipation = None if r == 0 else 0.3 * states(2 * d, *(() if r is None else (r,)), dtype=dtype)
-    return PortHamiltonian(
-        network(d, (12, 9), dtype=dtype, **energy),
-        dissipation=dissipation,
-        inputs=states(2 * d, m, dtype=dtype) if m else None,
-        damping=0.2 + torch.rand(d, dtype=dtype) if damped else None,
-    )
-
-
-def all_of(port, z0, u, dt, backend, condition=None):
-    """Trajectory, energies and the gradients of a random weighting by all that they depend on."""
-    leaves = {"z0": z0.clone(), "u": u.clone(), "dt": torch.tensor(dt, dtype=z0.dtype)}
-    if condition is not None:
-        leaves["condition"] = condition.clone()
-    for leaf in leaves.values():
-        leaf.requires_grad_()
-    trajectory, energies, info = port_rollout(
-        port, leaves["z0"], leaves["u"], leaves["dt"], condition=leaves.get("condition"), backend=backend,
-        return_energy=True, return_info=True,
-    )  # fmt: skip
-    assert info.converged.all()
-    generator = torch.Generator().manual_seed(5)
-    loss = sum((x * torch.randn(x.shape, generator=generator, dtype=F64).to(x)).sum() for x in (trajectory, energies))
-    leaves |= dict(port.named_parameters())
-    grads = torch.autograd.grad(loss, leaves.values(), allow_unused=True, materialize_grads=True)
-    return {"trajectory": trajectory, "energies": energies, **dict(zip(leaves, grads, strict=True))}
-
-
 @pytest.mark.parametrize("batch", [(1,), (9,), (2, 3)])
 @pytest.mark.parametrize(
     "options",
@@ -238,7 +208,7 @@ def test_ports(options, batch):
     u = states(*batch, 5, options.get("m", 2))
     arguments = (port, states(*batch, 6), u, 0.3)
     condition = states(*batch, 1)
-    got, want = (all_of(*arguments, backend, condition) for backend in ("native", "reference"))
+    got, want = (everything_ported(*arguments, backend, condition) for backend in ("native", "reference"))
     assert_close(got, want)
 
 
@@ -249,7 +219,7 @@ def test_ports_of_a_team(batch, threads):
     port = PortHamiltonian(network(20, (520, 420)), dissipation=0.2 * states(40, 30), inputs=states(40, 3))
     arguments = (port, states(batch, 40), states(batch, 2, 3), 0.1)
     with on_threads(threads):
-        got, want = (all_of(*arguments, backend) for backend in ("native", "reference"))
+        got, want = (everything_ported(*arguments, backend) for backend in ("native", "reference"))
     assert_close(got, want)
 
 

@@ -156,17 +156,18 @@ def test_what_nothing_has_measured_is_within_the_tolerance(method, d):
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "implicit_midpoint"])
 @pytest.mark.parametrize("stiff", ["q", "p"])
-def test_the_half_that_is_not_implicit(method, stiff):
+@pytest.mark.parametrize(("d", "width"), [(2, 24), (30, 12)])  # on the states, and in layer-1 space
+def test_the_half_that_is_not_implicit(d, width, method, stiff):
     """Of H = T(p) + V(q) an iteration leaves nothing of the half that is implicit. The other moves with the gradient
     where the residual was measured, by which a step of two stages is no further off than the tolerance."""
-    H = network(2, (24,), "softplus", gain=3.0)
+    H, middle = network(d, (width,), "softplus", gain=3.0), width // 2
     with torch.no_grad():
-        H.layers[0].weight[:12, 2:] = 0  # half of the units see q, the others p
-        H.layers[0].weight[12:, :2] = 0
-        H.layers[-1].weight[:, slice(12) if stiff == "q" else slice(12, 24)] *= 10
-    path, info = values(H, states(200, 4), 6, "native", method, dt=0.05, tol=1e-5)
+        H.layers[0].weight[:middle, d:] = 0  # half of the units see q, the others p
+        H.layers[0].weight[middle:, :d] = 0
+        H.layers[-1].weight[:, slice(middle) if stiff == "q" else slice(middle, width)] *= 10
+    path, info = values(H, states(200, 2 * d), 6, "native", method, dt=0.05, tol=1e-5)
     assert info.converged.all()
-    start, end = path[:, :-1].reshape(-1, 4), path[:, 1:].reshape(-1, 4)
+    start, end = path[:, :-1].reshape(-1, 2 * d), path[:, 1:].reshape(-1, 2 * d)
     exact, _ = values(H, start, 1, "reference", method, dt=0.05, tol=1e-14)
     W1, b1 = H.layers[0].weight.detach(), H.layers[0].bias.detach()
     off = ((end - exact[:, 1]) @ W1.T).abs().amax(-1) / (1 + (start @ W1.T + b1).abs().amax(-1))

@@ -143,11 +143,11 @@ def test_compiled_with_condition(z0, device):
 
 
 def test_what_tracing_leaves_to_the_operators():
-    """Which say when they run what a device cannot do; but there is none of the discrete gradient outside the CPU."""
+    """Which say when they run what a device cannot do."""
     network, z0 = HamiltonianMLP(4, (5,)).description, torch.empty(3, 4, device="meta")
     with mock.patch.object(_ops, "is_compiling", return_value=True):
         assert _ops.why_not_native(network, z0, "leapfrog", "float32") is None
-        assert _ops.why_not_native(network, z0, "discrete_gradient", "float32") is not None
+        assert _ops.why_not_native(network, z0, "extended", "bfloat16") is not None  # of which the operator is not told
     assert _ops.why_not_native(network, z0, "leapfrog", "float32") is not None
 
 

@@ -1,5 +1,6 @@
 // The CUDA kernels' bindings over the emulator: a module for tests only, never installed.
 #include "chain.h"
+#include "cuda_discrete.h"
 #include "cuda_extended.h"
 #include "cuda_implicit.h"
 #include "cuda_variational.h"
@@ -10,4 +11,5 @@ PYBIND11_MODULE(hamiltorch_emulator, m) {
   hamiltorch::bind_cuda_variational(m);
   hamiltorch::bind_cuda_implicit(m);
   hamiltorch::bind_cuda_extended(m);
+  hamiltorch::bind_cuda_discrete(m);
 }

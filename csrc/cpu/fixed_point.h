@@ -170,9 +170,9 @@ T slack_of(T before, T after) {
 
 // Iterates every slot from solve.displacement on, and leaves D there, which is an image: its own residual is within the
 // bound, as far as the last iterations tell where nothing has measured it (Hairer and Wanner, Solving Ordinary
-// Differential Equations II, section IV.8, end their solves so), and so is what else depends on D. What was seen in an
-// earlier solve counts for half as much in each that sees nothing of its own. Returns how many slots are left to
-// Newton's method, listed in solve.slow.
+// Differential Equations II, section IV.8, end their solves so). What else depends on D is heard where it moves by more
+// than the image. What was seen in an earlier solve counts for half as much in each that sees nothing of its own.
+// Returns how many slots are left to Newton's method, listed in solve.slow.
 template <class T, class Equations>
 int64_t iterate(const FixedPoint<T>& solve, const Equations& equations, int64_t rows) {
   const int64_t width = equations.width();

@@ -75,10 +75,10 @@ struct StageEquations {
     for_vectors<T>(width(), [&](int64_t c) { store(tile.impulses.row(slot) + c, load(tile.impulse.row(line) + c)); });
   }
 
-  // Where one half is implicit, D's residual says nothing of the other, which the impulses at D move as well. Both are
-  // places that the next image leaves alone until all members have come by.
+  // Where one half is implicit, D's residual says nothing of the other, which the impulses at D move as well:
+  // tile.other = what it has moved by, which the next image leaves alone until all members have come by.
   void find_unseen(const int32_t* slots, int64_t lines) const {
-    if (stage.at_q == stage.at_p) return;
+    if (!one_sided()) return;
     for_columns<T>({0, lines}, worker.columns(width()), [&](int64_t i, int64_t c) {
       store(tile.argument.row(i) + c, load(tile.impulse.row(i) + c) - load(tile.impulses.row(slots[i]) + c));
     });
@@ -87,7 +87,13 @@ struct StageEquations {
     displace(job, aside, stage, true, lines, tile.argument, worker);
   }
 
-  T unseen(int64_t line) const { return stage.at_q == stage.at_p ? 0 : largest(tile.other.row(line), width()); }
+  T unseen(int64_t line) const {
+    if (one_sided()) return largest(tile.other.row(line), width());
+    return stage.at_q == stage.at_p ? 0 : static_cast<T>(__builtin_inf());  // both move alike, or nothing is known
+  }
+
+ private:
+  bool one_sided() const { return stage.at_q == 1 - stage.at_p && (stage.at_q == 0 || stage.at_p == 0); }
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "discrete_layout.h"
 #include "extended_layout.h"
 #include "implicit_layout.h"
 #include "parameters.h"
@@ -58,6 +59,11 @@ BlockSize block_size(const CudaExtendedSize& size) {
           size.is_double, kDelta + 1,  extended_column_size(size.widths[0], size.dim)};
 }
 
+BlockSize block_size(const CudaDiscreteSize& size) {
+  return {size.dim,       size.widths, size.batch,
+          size.is_double, kDelta + 1,  discrete_column_size(size.widths[0], size.dim)};
+}
+
 StateLayout block_layout(const CudaBlockPlan& plan, const BlockSize& size) {
   LayoutRequest request{};
   request.hidden = static_cast<int>(size.widths.size());
@@ -94,6 +100,11 @@ bool cuda_implicit_plan(const CudaImplicitSize& size, const GpuDescription& gpu,
 }
 
 bool cuda_extended_plan(const CudaExtendedSize& size, const GpuDescription& gpu, CudaBlockPlan* plan,
+                        std::string* why) {
+  return find_plan(block_size(size), gpu, plan, why);
+}
+
+bool cuda_discrete_plan(const CudaDiscreteSize& size, const GpuDescription& gpu, CudaBlockPlan* plan,
                         std::string* why) {
   return find_plan(block_size(size), gpu, plan, why);
 }

@@ -1,6 +1,7 @@
 // What a plan of a rollout of eight samples on a block means in memory: the layout that the kernels get, and where the
 // workspace's parts are.
 #pragma once
+#include "hamiltorch/cuda_discrete.h"
 #include "hamiltorch/cuda_extended.h"
 #include "hamiltorch/cuda_implicit.h"
 #include "hamiltorch/cuda_variational.h"
@@ -19,6 +20,7 @@ struct BlockSize {
 BlockSize block_size(const CudaDelSize& size);
 BlockSize block_size(const CudaImplicitSize& size);
 BlockSize block_size(const CudaExtendedSize& size);
+BlockSize block_size(const CudaDiscreteSize& size);
 
 StateLayout block_layout(const CudaBlockPlan& plan, const BlockSize& size);
 

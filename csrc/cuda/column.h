@@ -1,6 +1,7 @@
 // The vectors of one sample. A warp has them to itself: lane i works on rows i, i + 32, ... of every vector, so that
 // lanes exchange nothing but sums and every number that comes of them is the same in all lanes. Only what a product
-// leaves in a vector takes a barrier.
+// leaves in a vector takes a barrier. Vectors of several parts of equal length, q and p, are dealt to lanes part by
+// part: a lane then has the same rows of each.
 #pragma once
 #include <math.h>
 
@@ -8,7 +9,7 @@
 
 namespace hamiltorch {
 
-template <class Real>
+template <class Real, int kParts = 1>
 class Column {
  public:
   HAMILTORCH_DEVICE Column(Real* vectors, int rows, int lane) : vectors_(vectors), rows_(rows), lane_(lane) {}
@@ -19,8 +20,17 @@ class Column {
 
   template <class Body>
   HAMILTORCH_DEVICE void for_rows(Body body) const {
-    HAMILTORCH_NO_UNROLL
-    for (int row = lane_; row < rows_; row += 32) body(row);
+    if constexpr (kParts == 1) {
+      HAMILTORCH_NO_UNROLL
+      for (int row = lane_; row < rows_; row += 32) body(row);
+    } else {
+      const int each = rows_ / kParts;
+      HAMILTORCH_NO_UNROLL
+      for (int first = 0; first < rows_; first += each) {
+        HAMILTORCH_NO_UNROLL
+        for (int row = lane_; row < each; row += 32) body(first + row);
+      }
+    }
   }
 
   template <class Term>

@@ -3,6 +3,7 @@
 // says, which gives a_1, or for a product its change, to the sink.
 #pragma once
 #include "block_layout.h"
+#include "column.h"
 #include "engine.h"
 #include "network.h"
 
@@ -82,6 +83,38 @@ HAMILTORCH_DEVICE void evaluate_curvature(Engine& engine, Enter enter) {
     });
     engine.settle();
   }
+}
+
+// N less the bias of its output, of this warp's sample; what evaluate_curvature has kept stays. All warps come here
+// together. What they read is written anew behind the next barrier at the earliest: activations take turns in two
+// buffers.
+template <class Engine, class Enter>
+HAMILTORCH_DEVICE typename Engine::Real evaluate_value(Engine& engine, Enter enter) {
+  using Two = typename Engine::Two;
+  using Real = typename Engine::Real;
+  const StateLayout& layout = engine.layout;
+  const auto& parameters = engine.parameters;
+  const int top = layout.hidden - 1;
+  const auto pass = [&](int layer, int row, int pair, Two a) {
+    const Real head = layer < top ? Real(1) : at_or_zero(parameters.head, row, layout.widths[layer]);
+    engine.publish_to_self(row, pair,
+                           {head * scalar_activation(parameters.activation, a.x).value,
+                            head * scalar_activation(parameters.activation, a.y).value});
+  };
+  enter([&](int row, int pair, Two a) { pass(0, row, pair, a); });
+  engine.settle();
+  HAMILTORCH_NO_UNROLL
+  for (int layer = 1; layer <= top; ++layer) {
+    engine.dense(layer, [&](int row, int pair, Two a) {
+      const Real bias = at_or_zero(parameters.biases[layer], row, layout.widths[layer]);
+      pass(layer, row, pair, {a.x + bias, a.y + bias});
+    });
+    engine.settle();
+  }
+  const Real* const terms = engine.own_rows() + engine.team.warp();
+  return Column<Real>(nullptr, layout.widths[top], engine.team.lane()).sum([&](int row) {
+    return terms[row * layout.stride];
+  });
 }
 
 // Ends with the change of dN/da_1 in the direction that is settled, settled.

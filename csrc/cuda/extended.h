@@ -22,7 +22,8 @@ class ExtendedBlock : public StateBlock<Engine, ExtendedVectors> {
   HAMILTORCH_DEVICE ExtendedBlock(Engine& engine, const ExtendedTask<Real>& task)
       : Base(engine, task, V::kWideVectors,
              extended_column_size(engine.layout.widths[0], engine.layout.widths[engine.layout.hidden])),
-        angle_(2 * task.binding * static_cast<double>(*task.dt)),
+        cosine_(static_cast<Real>(cos(angle(task)))),
+        sine_(static_cast<Real>(sin(angle(task)))),
         points_(3 * task.steps + 1) {}
 
   // Where the sample's point of this number begins among all samples' (extended_points, with steps).
@@ -41,8 +42,7 @@ class ExtendedBlock : public StateBlock<Engine, ExtendedVectors> {
   // X - Y turns, forth or back, X + Y stays; then body(row, difference's q, difference's p).
   template <class Body>
   HAMILTORCH_DEVICE void turn(bool back, Body body) const {
-    const Real cosine = static_cast<Real>(cos(angle_)), turned = static_cast<Real>(sin(angle_));
-    const Real sine = back ? -turned : turned;
+    const Real cosine = cosine_, sine = back ? -sine_ : sine_;
     Base::narrow.for_rows([&](int row) {
       Real &x_q = Base::part(V::kX, 0)[row], &x_p = Base::part(V::kX, 1)[row];
       Real &y_q = Base::part(V::kY, 0)[row], &y_p = Base::part(V::kY, 1)[row];
@@ -63,7 +63,11 @@ class ExtendedBlock : public StateBlock<Engine, ExtendedVectors> {
   }
 
  private:
-  const double angle_;
+  HAMILTORCH_DEVICE static double angle(const ExtendedTask<Real>& task) {
+    return 2 * task.binding * static_cast<double>(*task.dt);
+  }
+
+  const Real cosine_, sine_;
   const int64_t points_;
 };
 

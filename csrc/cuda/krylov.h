@@ -9,12 +9,12 @@ namespace hamiltorch {
 inline constexpr int kMostCycles = 32;
 inline constexpr double kWorthwhile = 0.95;  // what a cycle may leave of the right side for another to be begun
 
-template <class Real>
+template <class Real, int kParts = 1>
 class Krylov {
  public:
   // Its memory is kMostDirections + 1 of the column's vectors, from `first` on, and kKrylovNumbers `numbers`, which are
   // the leading lane's alone.
-  HAMILTORCH_DEVICE Krylov(const Column<Real>& column, int first, Real* numbers)
+  HAMILTORCH_DEVICE Krylov(const Column<Real, kParts>& column, int first, Real* numbers)
       : column_(column),
         first_(first),
         most_(column.rows() < kMostDirections ? column.rows() : kMostDirections),
@@ -118,7 +118,7 @@ class Krylov {
     return rest_[i] = sum / triangle(i)[i];
   }
 
-  const Column<Real> column_;
+  const Column<Real, kParts> column_;
   const int first_, most_;
   Real *const triangle_, *const cosine_, *const sine_, *const rest_;
   Real* solution_ = nullptr;

@@ -1,6 +1,7 @@
 // Stands in for the CUDA part where no CUDA compiler was found.
 #include <cstring>
 
+#include "hamiltorch/cuda_discrete.h"
 #include "hamiltorch/cuda_extended.h"
 #include "hamiltorch/cuda_implicit.h"
 #include "hamiltorch/cuda_rollout.h"
@@ -102,5 +103,26 @@ template int cuda_extended_adjoint(const CudaBlockPlan&, const CudaExtendedRollo
                                    const ExtendedAdjointArrays<float>&, void*, int, void*);
 template int cuda_extended_adjoint(const CudaBlockPlan&, const CudaExtendedRollout<double>&,
                                    const ExtendedAdjointArrays<double>&, void*, int, void*);
+
+template <class T>
+int cuda_discrete_forward(const CudaBlockPlan&, const CudaDiscreteRollout<T>&, const DiscreteArrays<T>&, void*, int,
+                          void*) {
+  return -1;
+}
+
+template <class T>
+int cuda_discrete_adjoint(const CudaBlockPlan&, const CudaDiscreteRollout<T>&, const DiscreteAdjointArrays<T>&, void*,
+                          int, void*) {
+  return -1;
+}
+
+template int cuda_discrete_forward(const CudaBlockPlan&, const CudaDiscreteRollout<float>&,
+                                   const DiscreteArrays<float>&, void*, int, void*);
+template int cuda_discrete_forward(const CudaBlockPlan&, const CudaDiscreteRollout<double>&,
+                                   const DiscreteArrays<double>&, void*, int, void*);
+template int cuda_discrete_adjoint(const CudaBlockPlan&, const CudaDiscreteRollout<float>&,
+                                   const DiscreteAdjointArrays<float>&, void*, int, void*);
+template int cuda_discrete_adjoint(const CudaBlockPlan&, const CudaDiscreteRollout<double>&,
+                                   const DiscreteAdjointArrays<double>&, void*, int, void*);
 
 }  // namespace hamiltorch

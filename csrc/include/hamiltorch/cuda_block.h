@@ -1,6 +1,6 @@
-// What GPU rollouts whose steps are equations have in common: a block takes eight samples through all steps, a warp
-// each. Raw device pointers, a workspace and a stream; nothing is allocated and nothing waits, so calls can be
-// captured. What depends on dt, the masses and the condition alone comes as arrays from the caller.
+// What GPU rollouts have in common of which a block takes eight samples through all steps, a warp each. Raw device
+// pointers, a workspace and a stream; nothing is allocated and nothing waits, so calls can be captured. What depends on
+// dt, the masses and the condition alone comes as arrays from the caller.
 #pragma once
 #include <cstdint>
 #include <vector>
