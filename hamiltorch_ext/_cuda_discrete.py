@@ -51,10 +51,10 @@ def _call(
     hidden = tuple(weight.shape[0] for weight in weights[:-1])
     plan = cuda_plans.discrete_plan(native, dim // 2, hidden, batch, z0.dtype == torch.float64, z0.device.index or 0)
     arguments, kept = network_arguments(weights, biases, activation, condition, dim // 2)
-    dissipation, forces, decay = ported = [contiguous(part) for part in ports]
+    head_bias, dissipation, forces, decay = others = [contiguous(part) for part in (biases[-1], *ports)]
     columns = dissipation.shape[1] if dissipation is not None and dissipation.ndim == 2 else 0
+    ported = address(dissipation), columns, address(forces), address(decay)
     description = native.CudaDiscreteRollout(
-        *arguments, address(dissipation), columns, address(forces), address(decay), dt.data_ptr(), steps, batch, tol,
-        max_iterations,
-    )  # fmt: skip
-    return BlockCall(plan, description, [*kept, dt, *(part for part in ported if part is not None)])
+        *arguments, address(head_bias), *ported, dt.data_ptr(), steps, batch, tol, max_iterations
+    )
+    return BlockCall(plan, description, [*kept, dt, *(part for part in others if part is not None)])

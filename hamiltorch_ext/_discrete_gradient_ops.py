@@ -298,14 +298,15 @@ def _gradients(
     run(trajectory, changes, converged, grad_trajectory, *left)
     along(points, converged, directions, grads[:5])
     grad_dt += by_dt.sum().to(grad_dt.dtype)
+    scale = torch.where(converged, dt, 0)  # what is a constant has no part in a dt that is no number
     by_weights, by_biases, by_condition = _energy_gradients(
-        *_ends(trajectory, changes, ports.decay, dt * energy_weights), dt, weights, biases, condition, activation
+        *_ends(trajectory, changes, ports.decay, scale * energy_weights), dt, weights, biases, condition, activation
     )
     for grad, more in zip((*grad_weights, *grad_biases[:-1]), (*by_weights, *by_biases[:-1]), strict=True):
         grad += more
     if condition is not None:
         grad_condition += by_condition
-    _write_port_gradients(grads[5:], ports, dt, multipliers, gradients, by_decay)
+    _write_port_gradients(grads[5:], ports, scale.unsqueeze(-1) * multipliers, gradients, by_decay)
     return grads
 
 
@@ -345,21 +346,20 @@ def _energy_gradients(
 def _write_port_gradients(
     to: tuple[Tensor, ...],
     ports: Ports,
-    dt: Tensor,
     multipliers: Tensor,
     gradients: Tensor | None,
     by_decay: Tensor | None,
 ) -> None:
-    """Those of -dt v . L L^T D + dt v . b over all steps, with v the multipliers and D the discrete gradients."""
+    """Those of -v . L L^T D + v . b over all steps, with v dt times the multipliers and D the discrete gradients."""
     grad_dissipation, grad_forces, grad_decay = to
     L = ports.dissipation
     if gradients is not None and L is not None:
         v, D = multipliers.flatten(0, 1), gradients.flatten(0, 1)
         with torch.autocast(v.device.type, enabled=False):
             along = 2 * L * (v * D).sum(0) if L.ndim == 1 else v.T @ (D @ L) + D.T @ (v @ L)
-        torch.mul(along, -dt, out=grad_dissipation)
+        torch.neg(along, out=grad_dissipation)
     if ports.forces is not None:
-        torch.mul(multipliers, dt, out=grad_forces)
+        grad_forces.copy_(multipliers)
     if by_decay is not None:
         grad_decay.copy_(by_decay.sum(0))
 

@@ -270,15 +270,57 @@ def test_failures_leave_others_alone(device):
     others = [0, 2, 5]
     assert torch.equal(trajectory[others].cpu(), alone[0]["trajectory"][others])
     got = torch.autograd.grad(trajectory[:, 1:].nan_to_num(0, 0, 0).sum(), leaves, allow_unused=True)[:-1]
-    assert (got[0][[1, 3, 4]] == 0).all()
-    assert all(torch.isfinite(g).all() for g in got if g is not None)
+    z0, condition = (x.detach()[others].requires_grad_() for x in (z0, condition))
+    trajectory = rollout(H, z0, 0.3, 2, method=METHOD, condition=condition, backend="reference")
+    want = torch.autograd.grad(trajectory[:, 1:].sum(), [z0, condition, *H.parameters()], allow_unused=True)[:-1]
+    names = ["z0", "condition", *dict(H.named_parameters())][:-1]  # nothing has the last bias
+    for name, g, w in zip(names, got, want, strict=True):
+        if name in ("z0", "condition"):
+            assert (g[[1, 3, 4]] == 0).all()
+            g = g[others]
+        torch.testing.assert_close(g, w, rtol=1e-9, atol=1e-9, msg=name)
+
+
+@on_gpu
+def test_failures_of_ports_are_constants(device):
+    """The whole system's, where dt is no number; the samples' own else."""
+    port, z0, u = system(2).to(device), states(4, 4).to(device), states(4, 3, 2).to(device)
+    leaves = [u.requires_grad_(), *port.parameters()]
+
+    def gradients(z0, dt, backend, rows=slice(None)):
+        trajectory, info = port_rollout(port, z0, u[rows], dt, backend=backend, return_info=True)
+        loss = trajectory[:, 1:].nan_to_num(0, 0, 0).sum()
+        return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True), info
+
+    broken = z0.clone()
+    broken[1, 0] = math.nan
+    got, info = gradients(broken, 0.3, "native")
+    assert info.converged.all(1).tolist() == [True, False, True, True]
+    others = [0, 2, 3]
+    want, _ = gradients(z0[others], 0.3, "reference", others)
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w, rtol=1e-9, atol=1e-9)
+    if device == "cuda":  # a CPU refuses it
+        got, info = gradients(z0, torch.tensor(math.nan, device=device, dtype=F64), "native")
+        assert not info.converged.any()
+        assert all((g == 0).all() for g in got)
+
+
+@on_gpu
+def test_an_energy_that_is_no_number_is_flagged(device):
+    """Though no gradient shows it."""
+    H = network(2).to(device)
+    with torch.no_grad():
+        H.layers[-1].bias.fill_(math.nan)
+    _, info = values(H, states(3, 4).to(device), 2, "native", METHOD)
+    assert not info.converged.any()
 
 
 @on_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_hostile_solves(dtype, device):
     """Far too long steps, huge and broken states: solved, as the definition confirms, or flagged. Nothing hangs."""
-    for d, dt, size in [(1, 1e-4, 1.0), (3, 5.0, 3.0), (5, 1e4, 1.0)]:
+    for d, dt, size in [(1, 1e-4, 1.0), (3, 0.7, 3.0), (3, 5.0, 3.0), (5, 1e4, 1.0)]:
         H = network(d, (16,), "silu", gain=2.0, dtype=dtype)
         z0 = size * states(8, 2 * d, dtype=dtype)
         z0[5, 0], z0[6, 1] = math.nan, math.inf
@@ -291,5 +333,6 @@ def test_hostile_solves(dtype, device):
         z, y, field = trajectory[:, :-1], trajectory[:, 1:], reference.field(H.double())
         slope = reference.discrete_gradient(field, z, y).detach()
         left = (y - z - dt * reference.rotate(slope)).abs().amax(-1) / (1 + y.abs().amax(-1))
-        bound = (1e-6 if dtype == torch.float32 else 1e-13) * (20 + 100 * dt)
+        # Rounding of H counts by dt and over the change's length; far beyond what any step is taken for, by all of it.
+        bound = min((1e-6 if dtype == torch.float32 else 1e-13) * (20 + 100 * dt), 1e-2)
         assert (left[solved] < bound).all()

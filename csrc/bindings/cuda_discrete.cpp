@@ -15,7 +15,7 @@ namespace hamiltorch {
 namespace {
 
 struct Description : BlockDescription {
-  Address dissipation;
+  Address head_bias, dissipation;
   int64_t columns;
   Address forces, decay;
 };
@@ -24,6 +24,7 @@ template <class T>
 CudaDiscreteRollout<T> rollout(const Description& d) {
   CudaDiscreteRollout<T> result{};
   d.fill(&result);
+  result.head_bias = pointer<T>(d.head_bias);
   result.dissipation = pointer<T>(d.dissipation);
   result.columns = d.columns;
   result.forces = pointer<T>(d.forces);
@@ -60,10 +61,12 @@ void adjoint(const CudaBlockPlan& plan, const Description& d, Address trajectory
 
 Description description(bool is_double, int64_t dim, std::vector<int64_t> widths, int32_t activation,
                         std::vector<Address> weights, std::vector<Address> biases, Address head, Address base,
-                        int64_t base_stride, Address dissipation, int64_t columns, Address forces, Address decay,
-                        Address dt, int64_t steps, int64_t batch, double tolerance, int64_t max_iterations) {
+                        int64_t base_stride, Address head_bias, Address dissipation, int64_t columns, Address forces,
+                        Address decay, Address dt, int64_t steps, int64_t batch, double tolerance,
+                        int64_t max_iterations) {
   Description d{{is_double, dim, std::move(widths), activation, std::move(weights), std::move(biases), head, base,
                  base_stride, dt, steps, batch, tolerance, max_iterations},
+                head_bias,
                 dissipation,
                 columns,
                 forces,
@@ -80,8 +83,8 @@ void bind_cuda_discrete(py::module_& m) {
                           "hamiltorch/cuda_discrete.h.")
       .def(py::init(&description), py::arg("is_double"), py::arg("dim"), py::arg("widths"), py::arg("activation"),
            py::arg("weights"), py::arg("biases"), py::arg("head"), py::arg("base"), py::arg("base_stride"),
-           py::arg("dissipation"), py::arg("columns"), py::arg("forces"), py::arg("decay"), py::arg("dt"),
-           py::arg("steps"), py::arg("batch"), py::arg("tolerance"), py::arg("max_iterations"));
+           py::arg("head_bias"), py::arg("dissipation"), py::arg("columns"), py::arg("forces"), py::arg("decay"),
+           py::arg("dt"), py::arg("steps"), py::arg("batch"), py::arg("tolerance"), py::arg("max_iterations"));
 
   m.def(
       "cuda_discrete_plan",

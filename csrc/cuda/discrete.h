@@ -11,6 +11,7 @@ namespace hamiltorch {
 // Arrays as in CudaDiscreteRollout.
 template <class T>
 struct DiscreteTask : BlockTask<T> {
+  const T* head_bias;
   const T* dissipation;
   int64_t columns;
   const T* forces;
@@ -44,14 +45,14 @@ class DiscreteBlock : public StateBlock<Engine, DiscreteVectors> {
   HAMILTORCH_DEVICE void project(int to, int which) const { Base::spread(to, 2 * which, {1, 1}, 1, false); }
 
   // Of the point this part of the way from kStart along kProjected: kSlope = dH, and what products with the Hessian
-  // there need; and H, less its bias.
+  // there need; and H.
   HAMILTORCH_DEVICE void find_slope(Real part) const {
     Base::evaluate(argument(part));
     Base::gather({1, 1}, false);
   }
   HAMILTORCH_DEVICE Real find_energy(Real part) const {
     settle_columns(Base::engine, 0, argument(part));
-    return evaluate_value(Base::engine, as_it_is(Base::engine));
+    return evaluate_value(Base::engine, as_it_is(Base::engine)) + *task.head_bias;
   }
   // The same, all samples being at kStart.
   HAMILTORCH_DEVICE void find_slope_at_start() const {
@@ -60,7 +61,7 @@ class DiscreteBlock : public StateBlock<Engine, DiscreteVectors> {
   }
   HAMILTORCH_DEVICE Real find_energy_at_start() const {
     settle_columns(Base::engine, 0, [&](int row) { return Base::vector(V::kStart)[row]; });
-    return evaluate_value(Base::engine, as_it_is(Base::engine));
+    return evaluate_value(Base::engine, as_it_is(Base::engine)) + *task.head_bias;
   }
 
   // c and what belongs to it, of a change whose gradient halfway is in kSlope.

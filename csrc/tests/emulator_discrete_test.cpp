@@ -33,6 +33,7 @@ class Problem {
     matrix(widths[0], dim);
     for (const int64_t width : widths) rollout_.biases.push_back(normal(width, 0.3));
     rollout_.head = normal(widths.back(), 1 / std::sqrt(static_cast<double>(widths.back())));
+    rollout_.head_bias = normal(1, 1);
     rollout_.base = normal(batch * widths[0], 0.3);
     rollout_.base_stride = widths[0];
     rollout_.dt = keep({static_cast<T>(dt)});

@@ -24,6 +24,7 @@ bool cuda_discrete_plan(const CudaDiscreteSize& size, const GpuDescription& gpu,
 // The first matrix is W_1q's, the last one W_1p's. Ports as in DiscreteRollout.
 template <class T>
 struct CudaDiscreteRollout : CudaBlockRollout<T> {
+  const T* head_bias;    // [1]
   const T* dissipation;  // L, [2 dim][columns], or its diagonal, [2 dim]; null: R = 0
   int64_t columns;       // 0: L is diagonal
   const T* forces;       // b, [batch][steps][2 dim]; null: none

@@ -1,5 +1,5 @@
 // The rules of iterations that the CPU's kernels and CUDA's have in common: of discrete Euler-Lagrange steps, those of
-// the damped iteration being hamiltorch_ext/_newton.py's, and of implicit stages.
+// the damped iteration being hamiltorch_ext/_newton.py's, and of implicit stages and discrete gradients.
 #pragma once
 
 namespace hamiltorch {
@@ -14,7 +14,7 @@ inline constexpr int kMostDirections = 16;  // of GMRES
 inline constexpr int kMostPairs = 16;       // of a step and its residual that Broyden's method remembers
 inline constexpr int kMostQuickSteps = 8;   // of Broyden's method, for a system of the adjoint
 
-// Implicit stages.
+// Implicit stages and discrete gradients.
 inline constexpr int kMostDifferences = 4;  // a solve starts from a cubic through what the last steps found
 inline constexpr int kHistory = 2;          // iterates that Anderson's acceleration remembers
 inline constexpr double kSlowly = 0.7;      // what an iteration may leave of the residual before Newton's takes over
