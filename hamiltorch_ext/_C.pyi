@@ -4,7 +4,7 @@ Native kernels of hamiltorch_ext. Addresses are of contiguous memory that the ca
 from __future__ import annotations
 import collections.abc
 import typing
-__all__: list[str] = ['Chain', 'CudaBlockPlan', 'CudaDelRollout', 'CudaExtendedRollout', 'CudaImplicitRollout', 'CudaPlan', 'DelRollout', 'Direct', 'DirectDel', 'Method', 'Rollout', 'SeparableRollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_extended_adjoint', 'cuda_extended_forward', 'cuda_extended_plan', 'cuda_implicit_adjoint', 'cuda_implicit_forward', 'cuda_implicit_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'discrete_adjoint', 'discrete_forward', 'extended_adjoint', 'extended_forward', 'extended_points', 'gpu_description', 'implicit_adjoint', 'implicit_forward', 'implicit_gradient', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'separable_adjoint', 'separable_forward', 'separable_gradient', 'supports_bfloat16', 'use_instruction_set']
+__all__: list[str] = ['Chain', 'CudaBlockPlan', 'CudaDelRollout', 'CudaDiscreteRollout', 'CudaExtendedRollout', 'CudaImplicitRollout', 'CudaPlan', 'DelRollout', 'Direct', 'DirectDel', 'Method', 'Rollout', 'SeparableRollout', 'chain_backward', 'chain_forward', 'cuda', 'cuda_del_adjoint', 'cuda_del_forward', 'cuda_del_plan', 'cuda_discrete_adjoint', 'cuda_discrete_forward', 'cuda_discrete_plan', 'cuda_extended_adjoint', 'cuda_extended_forward', 'cuda_extended_plan', 'cuda_implicit_adjoint', 'cuda_implicit_forward', 'cuda_implicit_plan', 'cuda_plans', 'del_adjoint', 'del_forward', 'del_gradient', 'discrete_adjoint', 'discrete_forward', 'extended_adjoint', 'extended_forward', 'extended_points', 'gpu_description', 'implicit_adjoint', 'implicit_forward', 'implicit_gradient', 'instruction_set', 'instruction_sets', 'measure_peak', 'measure_peak_bfloat16', 'measure_read', 'rollout_backward', 'rollout_forward', 'separable_adjoint', 'separable_forward', 'separable_gradient', 'supports_bfloat16', 'use_instruction_set']
 class Method:
     """
     A method's stages: (moves, coefficient, at_q, at_p) each, as in hamiltorch/rollout.h.
@@ -142,6 +142,12 @@ class CudaExtendedRollout:
     """
     def __init__(self, is_double: bool, dim: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activation: typing.SupportsInt | typing.SupportsIndex, weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], head: typing.SupportsInt | typing.SupportsIndex, base: typing.SupportsInt | typing.SupportsIndex, base_stride: typing.SupportsInt | typing.SupportsIndex, binding: typing.SupportsFloat | typing.SupportsIndex, dt: typing.SupportsInt | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
+class CudaDiscreteRollout:
+    """
+    A network, the ports of a system, and the size of a rollout, as CudaDiscreteRollout in hamiltorch/cuda_discrete.h.
+    """
+    def __init__(self, is_double: bool, dim: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], activation: typing.SupportsInt | typing.SupportsIndex, weights: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], biases: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], head: typing.SupportsInt | typing.SupportsIndex, base: typing.SupportsInt | typing.SupportsIndex, base_stride: typing.SupportsInt | typing.SupportsIndex, head_bias: typing.SupportsInt | typing.SupportsIndex, dissipation: typing.SupportsInt | typing.SupportsIndex, columns: typing.SupportsInt | typing.SupportsIndex, forces: typing.SupportsInt | typing.SupportsIndex, decay: typing.SupportsInt | typing.SupportsIndex, dt: typing.SupportsInt | typing.SupportsIndex, steps: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, tolerance: typing.SupportsFloat | typing.SupportsIndex, max_iterations: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
 def chain_backward(plan: CudaPlan, chain: Chain, s: typing.SupportsInt | typing.SupportsIndex, r: typing.SupportsInt | typing.SupportsIndex, u_q: typing.SupportsInt | typing.SupportsIndex, u_p: typing.SupportsInt | typing.SupportsIndex, grad_energies: typing.SupportsInt | typing.SupportsIndex, last_energy: bool, s_bar: typing.SupportsInt | typing.SupportsIndex, r_bar: typing.SupportsInt | typing.SupportsIndex, impulses: typing.SupportsInt | typing.SupportsIndex, dt_parts: typing.SupportsInt | typing.SupportsIndex, left: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], right: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], head: typing.SupportsInt | typing.SupportsIndex, workspace: typing.SupportsInt | typing.SupportsIndex, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Its adjoint; arrays as ChainBackward in hamiltorch/cuda_rollout.h.
@@ -163,6 +169,18 @@ def cuda_del_forward(plan: CudaBlockPlan, rollout: CudaDelRollout, q0: typing.Su
     Roll out; arrays as del_forward's.
     """
 def cuda_del_plan(dim: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, is_double: bool, gpu: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> CudaBlockPlan:
+    """
+    The plan for a GPU so described; ValueError says why there is none.
+    """
+def cuda_discrete_adjoint(plan: CudaBlockPlan, rollout: CudaDiscreteRollout, trajectory: typing.SupportsInt | typing.SupportsIndex, changes: typing.SupportsInt | typing.SupportsIndex, converged: typing.SupportsInt | typing.SupportsIndex, grad_trajectory: typing.SupportsInt | typing.SupportsIndex, points: typing.SupportsInt | typing.SupportsIndex, directions: typing.SupportsInt | typing.SupportsIndex, multipliers: typing.SupportsInt | typing.SupportsIndex, gradients: typing.SupportsInt | typing.SupportsIndex, energy_weights: typing.SupportsInt | typing.SupportsIndex, grad_z0: typing.SupportsInt | typing.SupportsIndex, grad_dt: typing.SupportsInt | typing.SupportsIndex, grad_decay: typing.SupportsInt | typing.SupportsIndex, workspace: typing.SupportsInt | typing.SupportsIndex, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    What the adjoint leaves; arrays as discrete_adjoint's.
+    """
+def cuda_discrete_forward(plan: CudaBlockPlan, rollout: CudaDiscreteRollout, z0: typing.SupportsInt | typing.SupportsIndex, trajectory: typing.SupportsInt | typing.SupportsIndex, changes: typing.SupportsInt | typing.SupportsIndex, converged: typing.SupportsInt | typing.SupportsIndex, iterations: typing.SupportsInt | typing.SupportsIndex, residual: typing.SupportsInt | typing.SupportsIndex, workspace: typing.SupportsInt | typing.SupportsIndex, device: typing.SupportsInt | typing.SupportsIndex, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Roll out; arrays as discrete_forward's.
+    """
+def cuda_discrete_plan(dim: typing.SupportsInt | typing.SupportsIndex, widths: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], batch: typing.SupportsInt | typing.SupportsIndex, is_double: bool, gpu: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> CudaBlockPlan:
     """
     The plan for a GPU so described; ValueError says why there is none.
     """
