@@ -159,6 +159,19 @@ def emulated_gpu(emulator: Emulator | None = None) -> Iterator[None]:
         library._destroy()
 
 
+def every_place(plan: Callable[[Gpu], Any], shared: int) -> list[tuple[Gpu, tuple[int, bool]]]:
+    """Devices with less and less shared memory until none is left with a plan, and what is where by it."""
+    found: list[tuple[Gpu, tuple[int, bool]]] = []
+    gpu = (90, 1, shared)
+    while True:
+        try:
+            there = plan(gpu)
+        except ValueError:
+            return found
+        found.append((gpu, (there.weights, there.vectors_global)))
+        gpu = (90, 1, there.shared_bytes - 1)
+
+
 @lru_cache(maxsize=1)
 def native_module() -> Any:
     """The emulator's module, built where its sources have changed; one process at a time."""

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from emulation import Emulator, Gpu, emulated_gpu
+from emulation import Emulator, Gpu, emulated_gpu, every_place
 from helpers import on
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,15 +122,7 @@ def plan(d: int, hidden: tuple[int, ...], batch: int = 1, is_double: bool = True
 
 
 def plans(d: int, hidden: tuple[int, ...], batch: int, is_double: bool) -> list[tuple[Gpu, tuple[int, bool]]]:
-    """Devices with less and less shared memory until none is left that runs it, and what is where."""
-    found, gpu = [], (90, 1, SHARED)
-    while True:
-        try:
-            there = plan(d, hidden, batch, is_double, gpu)
-        except ValueError:
-            return found
-        found.append((gpu, (there.weights, there.vectors_global)))
-        gpu = (90, 1, there.shared_bytes - 1)
+    return every_place(lambda gpu: plan(d, hidden, batch, is_double, gpu), SHARED)
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])

@@ -17,6 +17,14 @@ struct BlockTask : Parameters<T> {
   int64_t max_iterations;
 };
 
+// Body(first) for the samples that this block takes at once, the first of eight each time.
+template <class Engine, class Body>
+HAMILTORCH_DEVICE void for_samples(const Engine& engine, int64_t batch, Body body) {
+  for (int64_t first = int64_t{kWarps} * engine.team.index(); first < batch;
+       first += int64_t{kWarps} * engine.team.count())
+    body(first);
+}
+
 // What every warp gives for its sample's rows of a layer is settled: the next product's input.
 template <class Engine, class Value>
 HAMILTORCH_DEVICE void settle_columns(Engine& engine, int layer, Value value) {

@@ -7,6 +7,16 @@
 namespace hamiltorch {
 namespace {
 
+template <template <class> class Walk, class T, class Task, class Arrays>
+__global__ void __launch_bounds__(kThreads, 1)
+    block_kernel(const __grid_constant__ Task task, const __grid_constant__ Arrays arrays,
+                 const __grid_constant__ StateLayout layout) {
+  SoloTeam team;
+  using Walked = BlockEngine<SoloTeam, T>;
+  Walked engine(team, task, layout);
+  Walk<Walked>(engine, task, arrays).run();
+}
+
 template <class T, class Task, class Arrays>
 cudaError_t launch_block(void (*kernel)(Task, Arrays, StateLayout), const CudaBlockPlan& plan,
                          const BlockCall<Task>& call, const Arrays& arrays, int device, void* stream) {
@@ -29,12 +39,11 @@ cudaError_t launch_block(void (*kernel)(Task, Arrays, StateLayout), const CudaBl
   return cudaLaunchKernelEx(&config, kernel, call.task, arrays, call.layout);
 }
 
-// The same as a call's result. The runtime keeps an error until it is asked; what is reported here must not fail the
-// next call.
-template <class T, class Task, class Arrays>
-int run_block(void (*kernel)(Task, Arrays, StateLayout), const CudaBlockPlan& plan, const BlockCall<Task>& call,
-              const Arrays& arrays, int device, void* stream) {
-  const cudaError_t error = launch_block<T>(kernel, plan, call, arrays, device, stream);
+// Takes the call through Walk, as a call's result. The runtime keeps an error until it is asked; what is reported here
+// must not fail the next call.
+template <template <class> class Walk, class T, class Task, class Arrays>
+int run_block(const CudaBlockPlan& plan, const BlockCall<Task>& call, const Arrays& arrays, int device, void* stream) {
+  const cudaError_t error = launch_block<T>(block_kernel<Walk, T, Task, Arrays>, plan, call, arrays, device, stream);
   if (error != cudaSuccess) cudaGetLastError();
   return error;
 }

@@ -44,23 +44,22 @@ class DiscreteBlock : public StateBlock<Engine, DiscreteVectors> {
   // vector(to) = W_1 of a state.
   HAMILTORCH_DEVICE void project(int to, int which) const { Base::spread(to, 2 * which, {1, 1}, 1, false); }
 
-  // Of the point this part of the way from kStart along kProjected: kSlope = dH, and what products with the Hessian
-  // there need; and H.
-  HAMILTORCH_DEVICE void find_slope(Real part) const {
-    Base::evaluate(argument(part));
+  // What layer 1 is asked for: where the step begins, or this part of the way from there along kProjected.
+  HAMILTORCH_DEVICE auto at_start() const {
+    return [this](int row) { return Base::vector(V::kStart)[row]; };
+  }
+  HAMILTORCH_DEVICE auto along(Real part) const {
+    return [this, part](int row) { return Base::vector(V::kStart)[row] + part * Base::vector(V::kProjected)[row]; };
+  }
+  // Of that point: kSlope = dH, and what products with the Hessian there need; and H.
+  template <class Argument>
+  HAMILTORCH_DEVICE void find_slope(Argument argument) const {
+    Base::evaluate(argument);
     Base::gather({1, 1}, false);
   }
-  HAMILTORCH_DEVICE Real find_energy(Real part) const {
-    settle_columns(Base::engine, 0, argument(part));
-    return evaluate_value(Base::engine, as_it_is(Base::engine)) + *task.head_bias;
-  }
-  // The same, all samples being at kStart.
-  HAMILTORCH_DEVICE void find_slope_at_start() const {
-    Base::evaluate([&](int row) { return Base::vector(V::kStart)[row]; });
-    Base::gather({1, 1}, false);
-  }
-  HAMILTORCH_DEVICE Real find_energy_at_start() const {
-    settle_columns(Base::engine, 0, [&](int row) { return Base::vector(V::kStart)[row]; });
+  template <class Argument>
+  HAMILTORCH_DEVICE Real find_energy(Argument argument) const {
+    settle_columns(Base::engine, 0, argument);
     return evaluate_value(Base::engine, as_it_is(Base::engine)) + *task.head_bias;
   }
 
@@ -110,10 +109,10 @@ class DiscreteBlock : public StateBlock<Engine, DiscreteVectors> {
 
   // kAhead, and kSlope = g, of the change that is projected.
   HAMILTORCH_DEVICE void linearise() const {
-    find_slope(1);
+    find_slope(along(1));
     Real* const ahead = state(V::kAhead);
     states.for_rows([&](int at) { ahead[at] = state(V::kSlope)[at]; });
-    find_slope(Real(0.5));
+    find_slope(along(Real(0.5)));
     states.for_rows([&](int at) { ahead[at] -= state(V::kSlope)[at]; });
   }
 
@@ -123,11 +122,6 @@ class DiscreteBlock : public StateBlock<Engine, DiscreteVectors> {
   // Of the sample: H(z), H(y), |Delta|^2, c, both zero where c is less than H's own rounding, and what a solved step's
   // error is at most.
   Real before = 0, after = 0, square = 0, factor = 0, bound = 0;
-
- private:
-  HAMILTORCH_DEVICE auto argument(Real part) const {
-    return [this, part](int row) { return Base::vector(V::kStart)[row] + part * Base::vector(V::kProjected)[row]; };
-  }
 };
 
 }  // namespace hamiltorch

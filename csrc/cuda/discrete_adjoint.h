@@ -16,10 +16,7 @@ class DiscreteAdjoint {
       : block_(engine, task), task_(task), arrays_(arrays) {}
 
   HAMILTORCH_DEVICE void run() {
-    Engine& engine = block_.engine;
-    for (int64_t first = int64_t{kWarps} * engine.team.index(); first < task_.batch;
-         first += int64_t{kWarps} * engine.team.count())
-      roll(first + engine.team.warp());
+    for_samples(block_.engine, task_.batch, [&](int64_t first) { roll(first + block_.engine.team.warp()); });
   }
 
  private:
@@ -65,9 +62,9 @@ class DiscreteAdjoint {
 
     block_.find_start(2 * V::kZ, sample);
     block_.project(V::kProjected, V::kDisplacement);
-    block_.before = block_.find_energy_at_start();
-    block_.after = block_.find_energy(1);
-    block_.find_slope_at_start();
+    block_.before = block_.find_energy(block_.at_start());
+    block_.after = block_.find_energy(block_.along(1));
+    block_.find_slope(block_.at_start());
     for_entries([&](int at) { state(V::kBehind)[at] = state(V::kSlope)[at]; });
     block_.linearise();
     for_entries([&](int at) {

@@ -15,10 +15,7 @@ class DiscreteForward : private FixedPoint<DiscreteForward<Engine>, typename Eng
       : block_(engine, task), task_(task), arrays_(arrays) {}
 
   HAMILTORCH_DEVICE void run() {
-    Engine& engine = block_.engine;
-    for (int64_t first = int64_t{kWarps} * engine.team.index(); first < task_.batch;
-         first += int64_t{kWarps} * engine.team.count())
-      roll(first + engine.team.warp());
+    for_samples(block_.engine, task_.batch, [&](int64_t first) { roll(first + block_.engine.team.warp()); });
   }
 
  private:
@@ -47,7 +44,7 @@ class DiscreteForward : private FixedPoint<DiscreteForward<Engine>, typename Eng
       forces_ = inside && task_.forces ? task_.forces + step * dim : nullptr;
       block_.damp(V::kZ);
       block_.find_start(2 * V::kZ, sample);
-      block_.before = block_.find_energy_at_start();
+      block_.before = block_.find_energy(block_.at_start());
       Solver::begin_step();
       Solver::extrapolate(V::kDifferences);
       // From Delta = 0 an image is an explicit Euler step, forces and all.
@@ -86,8 +83,8 @@ class DiscreteForward : private FixedPoint<DiscreteForward<Engine>, typename Eng
 
   HAMILTORCH_DEVICE void find_image() {
     block_.project(V::kProjected, V::kTried);
-    block_.after = block_.find_energy(1);
-    block_.find_slope(Real(0.5));
+    block_.after = block_.find_energy(block_.along(1));
+    block_.find_slope(block_.along(Real(0.5)));
     block_.find_factors(V::kTried);
     const Real *const slope = state(V::kSlope), *const tried = state(V::kTried);
     column().for_rows([&](int at) { state(V::kFlowing)[at] = slope[at] + block_.factor * tried[at]; });

@@ -14,10 +14,7 @@ class ExtendedForward {
       : block_(engine, task), task_(task), arrays_(arrays) {}
 
   HAMILTORCH_DEVICE void run() {
-    Engine& engine = block_.engine;
-    for (int64_t first = int64_t{kWarps} * engine.team.index(); first < task_.batch;
-         first += int64_t{kWarps} * engine.team.count())
-      roll(first + engine.team.warp());
+    for_samples(block_.engine, task_.batch, [&](int64_t first) { roll(first + block_.engine.team.warp()); });
   }
 
  private:

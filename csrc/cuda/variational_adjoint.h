@@ -14,10 +14,7 @@ class DelAdjoint {
       : block_(engine, task), task_(task), arrays_(arrays) {}
 
   HAMILTORCH_DEVICE void run() {
-    Engine& engine = block_.engine;
-    for (int64_t first = int64_t{kWarps} * engine.team.index(); first < task_.batch;
-         first += int64_t{kWarps} * engine.team.count())
-      roll(first);
+    for_samples(block_.engine, task_.batch, [&](int64_t first) { roll(first); });
   }
 
  private:
