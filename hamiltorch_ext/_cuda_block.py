@@ -36,18 +36,20 @@ def network_arguments(
     activation: str,
     condition: Tensor | None,
     d: int,
-    *,
-    second_first: bool = False,
+    order: Sequence[int] = (0, 1),
 ) -> tuple[tuple[Any, ...], list[Tensor]]:
-    """What a native description says of a network of two states of d numbers, and the tensors whose addresses that is.
+    """What a native description says of a network of states of d numbers, and the tensors whose addresses that is.
 
-    Its first matrix is the first state's, the last one the second's, or with ``second_first`` the other way round.
+    ``order`` says which state's matrix is the first one, and in a network of two states which one's is the last.
     """
     width, columns = weights[0].shape
-    first, second, by_condition = (part.contiguous() for part in weights[0].split((d, d, columns - 2 * d), dim=1))
+    *by_state, by_condition = (
+        part.contiguous() for part in weights[0].split([d] * len(order) + [columns - len(order) * d], dim=1)
+    )
     base = biases[0] if condition is None else torch.addmm(biases[0], condition, by_condition.T)
     inner = [weight.contiguous() for weight in weights[1:]]
-    matrices = [second, *inner[:-1], first] if second_first else [first, *inner[:-1], second]
+    first, *second = (by_state[state] for state in order)
+    matrices = [first, *inner[:-1], *second]
     ordered = [bias.contiguous() for bias in (base, *biases[1:-1])]
     arguments = (
         base.dtype == torch.float64,

@@ -92,7 +92,7 @@ def _call(native: Any, settings: Settings, equations: Equations, q0: Tensor) -> 
         equations.activation,
         equations.condition,
         q0.shape[1],
-        second_first=True,
+        order=(1, 0),
     )
     kinetic, friction = equations.mass / dt, equations.damping / 2
     diagonal = -(kinetic + friction)

@@ -136,4 +136,4 @@ def add_gradients(
             grad_weights[0][:, dim:].addmm_(ddelta.T, c[part])
             torch.mm(ddelta, by_condition, out=by_row[part])
     if c is not None:
-        torch.sum(by_row.view(batch, -1, c.shape[1]), 1, out=grad_condition)
+        torch.sum(by_row.view(batch, steps * stages, c.shape[1]), 1, out=grad_condition)

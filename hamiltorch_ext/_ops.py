@@ -211,14 +211,10 @@ def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | N
     """None where the kernels run this rollout, else one line that says why they do not."""
     if method not in EXPLICIT and precision != "float32" and z0.dtype == torch.float32:
         return f"method {method!r} runs natively with precision 'float32'"
-    if z0.device.type == "cpu":
-        return None
-    if is_compiling():
-        return None  # the operator itself says so when it runs
-    if z0.device.type != "cuda":
-        return f"native rollouts run on CPU and CUDA, not on {z0.device}"
-    if _no_cuda():
-        return _no_cuda()
+    if z0.device.type == "cpu" or is_compiling():
+        return None  # while compiling, the operator itself says so when it runs
+    if reason := why_no_device(z0):
+        return reason
     hidden = tuple(weight.shape[0] for weight in mlp.weights[:-1])
     is_double, batch, device = z0.dtype == torch.float64, z0[..., 0].numel(), z0.device.index or 0
     if is_double:
@@ -236,6 +232,11 @@ def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | N
     except ValueError as reason:
         return str(reason)
     return None
+
+
+def why_no_device(z0: Tensor) -> str:
+    """Why no kernel of ours runs where z0, which is not on the CPU, is; empty where one may."""
+    return _no_cuda() if z0.device.type == "cuda" else f"native rollouts run on CPU and CUDA, not on {z0.device}"
 
 
 @lru_cache(maxsize=1)

@@ -1,17 +1,21 @@
-"""Torch operators over the native kernels of H = T(p) + V(q): schemas, fakes, the CPU's implementation and autograd.
+"""Torch operators over the native kernels of H = T(p) + V(q): schemas, fakes, CPU and CUDA implementations, autograd.
 
 As in ``_implicit_ops``. T is a network, or has masses: then its lists of weights and biases are empty.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
-from . import _C
+from . import _C, _cuda_separable, cuda_plans
 from ._addresses import address, contiguous
+from ._cuda_block import apart
+from ._cuda_separable import System
 from ._ops import (
     check_cotangents,
     check_kept,
@@ -20,6 +24,7 @@ from ._ops import (
     library,
     no_second_derivative,
     wants_gradient,
+    why_no_device,
     zeros_for_none,
 )
 from .activations import ACTIVATIONS
@@ -62,13 +67,23 @@ def why_not_native(H: SeparableHamiltonian, z0: Tensor, method: str, precision: 
     """None where the kernels run this rollout, else one line that says why they do not."""
     if method not in METHODS:
         return f"method {method!r} has no kernel for a SeparableHamiltonian"
-    if z0.device.type != "cpu" or (precision != "float32" and z0.dtype == torch.float32):
-        return "a SeparableHamiltonian runs natively on the CPU, with precision 'float32'"
+    if precision != "float32" and z0.dtype == torch.float32:
+        return "a SeparableHamiltonian runs natively with precision 'float32'"
     networks = [network for network in (H.potential, H.kinetic_network) if network is not None]
     if any(type(network) is not ScalarMLP for network in networks):
         return f"V and T are {' and '.join(type(network).__name__ for network in networks)}, not ScalarMLP"
     if len({network.activation for network in networks}) > 1:
         return "V and T have different activations"
+    if z0.device.type == "cpu" or is_compiling():
+        return None  # while compiling, the operator itself says so when it runs
+    if reason := why_no_device(z0):
+        return reason
+    hidden = [tuple(weight.shape[0] for weight in network.description.weights[:-1]) for network in networks]
+    batch, is_double, device = z0[..., 0].numel(), z0.dtype == torch.float64, z0.device.index or 0
+    try:
+        cuda_plans.separable_plan(_C, H.dim // 2, hidden[0], (*hidden[1:], ())[0], batch, is_double, device)
+    except ValueError as reason:
+        return str(reason)
     return None
 
 
@@ -94,36 +109,37 @@ def separable_rollout(
     return trajectory
 
 
+def _check_call(z0: Tensor, system: System, steps: int) -> None:
+    """What the kernels take on trust."""
+    check_start(z0, system.dt, steps)
+    d, inverse_mass = z0.shape[1] // 2, system.inverse_mass
+    if (inverse_mass is None) != bool(system.kinetic_weights):
+        raise ValueError("kinetic_weights must be a network's, or inverse_mass be given in their place")
+    if inverse_mass is not None:
+        if inverse_mass.shape != (d,) or inverse_mass.dtype != z0.dtype:
+            got = f"{inverse_mass.dtype} {tuple(inverse_mass.shape)}"
+            raise ValueError(f"inverse_mass must be {z0.dtype} of shape ({d},), got {got}")
+        if inverse_mass.device != z0.device:
+            raise ValueError(f"all tensors must be on z0's device, {z0.device}, got {inverse_mass.device}")
+    _check_method(system.method)
+    for (weights, biases), name in zip(system.networks, ("", "kinetic_"), strict=False):
+        check_layers(z0[:, :d], system.dt, list(weights), list(biases), system.condition, name)
+
+
+def _check_method(method: str) -> None:
+    if integrator(method).name not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(map(repr, sorted(METHODS)))}, got {method!r}")
+
+
 class _Call:
     """The native description of a call, and the contiguous tensors whose addresses it holds."""
 
-    def __init__(
-        self,
-        z0: Tensor,
-        dt: Tensor,
-        weights: list[Tensor],
-        biases: list[Tensor],
-        kinetic_weights: list[Tensor],
-        kinetic_biases: list[Tensor],
-        inverse_mass: Tensor | None,
-        condition: Tensor | None,
-        activation: str,
-        method: str,
-        steps: int,
-    ) -> None:
-        check_start(z0, dt, steps)
+    def __init__(self, z0: Tensor, system: System, steps: int) -> None:
+        _check_call(z0, system, steps)
         d = z0.shape[1] // 2
-        if (inverse_mass is None) != bool(kinetic_weights):
-            raise ValueError("kinetic_weights must be a network's, or inverse_mass be given in their place")
-        if inverse_mass is not None and (inverse_mass.shape != (d,) or inverse_mass.dtype != z0.dtype):
-            got = f"{inverse_mass.dtype} {tuple(inverse_mass.shape)}"
-            raise ValueError(f"inverse_mass must be {z0.dtype} of shape ({d},), got {got}")
-        if integrator(method).name not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(map(repr, sorted(METHODS)))}, got {method!r}")
-        self.kept: list[Tensor | None] = [contiguous(condition), contiguous(inverse_mass)]
+        self.kept: list[Tensor | None] = [contiguous(system.condition), contiguous(system.inverse_mass)]
 
-        def describe(weights: list[Tensor], biases: list[Tensor], name: str) -> Any:
-            check_layers(z0[:, :d], dt, weights, biases, condition, name)
+        def describe(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Any:
             weights, biases = [x.contiguous() for x in weights], [x.contiguous() for x in biases]
             self.kept += weights + biases
             return _C.Rollout(
@@ -131,93 +147,61 @@ class _Call:
                 d,
                 weights[0].shape[1] - d,
                 [weight.shape[0] for weight in weights[:-1]],
-                ACTIVATIONS[activation].code,
+                ACTIVATIONS[system.activation].code,
                 [x.data_ptr() for x in weights],
                 [x.data_ptr() for x in biases],
-                _NATIVE[method],
-                dt.item(),
+                _NATIVE[system.method],
+                system.dt.item(),
                 steps,
                 z0.shape[0],
                 address(self.kept[0]),
                 False,
             )
 
-        kinetic: Any = describe(kinetic_weights, kinetic_biases, "kinetic_") if kinetic_weights else None
-        self.rollout = _C.SeparableRollout(describe(weights, biases, ""), kinetic, address(self.kept[1]))
+        potential, kinetic = (*(describe(*network) for network in system.networks), None)[:2]
+        self.rollout = _C.SeparableRollout(potential, kinetic, address(self.kept[1]))
 
 
 @torch.library.impl(library, "separable_rollout", "CPU")
-def _rollout_cpu(
-    z0: Tensor,
-    dt: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    kinetic_weights: list[Tensor],
-    kinetic_biases: list[Tensor],
-    inverse_mass: Tensor | None,
-    condition: Tensor | None,
-    activation: str,
-    method: str,
-    steps: int,
-    recorded: bool,
-) -> Results:
-    z0 = z0.contiguous()
-    call = _Call(
-        z0, dt, weights, biases, kinetic_weights, kinetic_biases, inverse_mass, condition, activation, method, steps
-    )
-    results = trajectory, points_q, points_p = _empty(z0, method, steps, recorded)
-    assert call.rollout.evaluations == _evaluations(method, steps)  # as many points as the kernel writes
+def _rollout_cpu(z0: Tensor, *arguments: Any) -> Results:
+    *described, steps, recorded = arguments
+    system, z0 = System(*described), z0.contiguous()
+    call = _Call(z0, system, steps)
+    results = trajectory, points_q, points_p = _empty(z0, system.method, steps, recorded)
+    assert call.rollout.evaluations == _evaluations(system.method, steps)  # as many points as the kernel writes
     points = (points_q.data_ptr(), points_p.data_ptr()) if recorded else (0, 0)
     _C.separable_forward(call.rollout, z0.data_ptr(), trajectory.data_ptr(), *points, torch.get_num_threads())
     return results
 
 
-def _rollout_fake(
-    z0: Tensor,
-    dt: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    kinetic_weights: list[Tensor],
-    kinetic_biases: list[Tensor],
-    inverse_mass: Tensor | None,
-    condition: Tensor | None,
-    activation: str,
-    method: str,
-    steps: int,
-    recorded: bool,
-) -> Results:
-    return _empty(z0, method, steps, recorded)
+@torch.library.impl(library, "separable_rollout", "CUDA")
+def _rollout_cuda(*arguments: Any) -> Results:
+    return rollout_by_cuda(_C, *arguments)
+
+
+def rollout_by_cuda(native: Any, z0: Tensor, *arguments: Any) -> Results:
+    """The operator by the CUDA kernels of ``native``: ``_C``, or the emulator of the tests."""
+    *described, steps, recorded = arguments
+    system = System(*described)
+    _check_call(z0, system, steps)
+    results = _empty(z0, system.method, steps, recorded)
+    with apart(z0):
+        _cuda_separable.rollout(native, system, z0, results)
+    return results
+
+
+def _rollout_fake(z0: Tensor, *arguments: Any) -> Results:
+    return _empty(z0, *arguments[-3:])
 
 
 @torch.library.impl(library, "separable_rollout_backward", "CPU")
-def _rollout_backward_cpu(
-    grad_trajectory: Tensor,
-    points_q: Tensor,
-    points_p: Tensor,
-    dt: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    kinetic_weights: list[Tensor],
-    kinetic_biases: list[Tensor],
-    inverse_mass: Tensor | None,
-    condition: Tensor | None,
-    activation: str,
-    method: str,
-) -> Gradients:
-    check_cotangents(grad_trajectory)
+def _rollout_backward_cpu(grad_trajectory: Tensor, points_q: Tensor, points_p: Tensor, *arguments: Any) -> Gradients:
+    system = System(*arguments)
+    condition = system.condition
+    _check_adjoint(grad_trajectory, points_q, points_p, system.method)
     grad_trajectory, points_q, points_p = (x.contiguous() for x in (grad_trajectory, points_q, points_p))
-    call = _Call(
-        grad_trajectory[:, 0], dt, weights, biases, kinetic_weights, kinetic_biases, inverse_mass, condition,
-        activation, method, grad_trajectory.shape[1] - 1,
-    )  # fmt: skip
-    batch, _, dim = grad_trajectory.shape
-    for name, points, count in zip(
-        ("points_q", "points_p"), (points_q, points_p), call.rollout.evaluations, strict=True
-    ):
-        check_kept(name, points, (batch, count, dim // 2), grad_trajectory.dtype)
-    grads = _empty_gradients(
-        grad_trajectory, dt, weights, biases, kinetic_weights, kinetic_biases, inverse_mass, condition
-    )
+    call = _Call(grad_trajectory[:, 0], system, grad_trajectory.shape[1] - 1)
+    grads = _empty_gradients(grad_trajectory, system)
     grad_z0, grad_dt, of_weights, of_biases, of_kinetic_weights, of_kinetic_biases, grad_mass, grad_condition = grads
     directions_q, directions_p = torch.empty_like(points_q), torch.empty_like(points_p)
     threads = torch.get_num_threads()
@@ -260,30 +244,46 @@ def _rollout_backward_cpu(
         grad_dt += part
         if by_point is not None:
             grad_condition += by_point.sum(1)
-    if inverse_mass is not None:
-        by_coordinate = (points_p * directions_p).sum((0, 1))
-        torch.mul(by_coordinate, dt, out=grad_mass)
-        grad_dt += (by_coordinate * inverse_mass).sum()
+    _add_masses(system, points_p, directions_p, grad_dt, grad_mass)
     return grads
 
 
-def _rollout_backward_fake(
-    grad_trajectory: Tensor,
-    points_q: Tensor,
-    points_p: Tensor,
-    dt: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    kinetic_weights: list[Tensor],
-    kinetic_biases: list[Tensor],
-    inverse_mass: Tensor | None,
-    condition: Tensor | None,
-    activation: str,
-    method: str,
+def _add_masses(system: System, points: Tensor, directions: Tensor, grad_dt: Tensor, grad_mass: Tensor) -> None:
+    """Writes the gradient by 1 / m, and adds the masses' part of that by dt."""
+    if system.inverse_mass is not None:
+        by_coordinate = (points * directions).sum((0, 1))
+        torch.mul(by_coordinate, system.dt, out=grad_mass)
+        grad_dt += (by_coordinate * system.inverse_mass).sum()
+
+
+@torch.library.impl(library, "separable_rollout_backward", "CUDA")
+def _rollout_backward_cuda(*arguments: Any) -> Gradients:
+    return rollout_backward_by_cuda(_C, *arguments)
+
+
+def rollout_backward_by_cuda(
+    native: Any, grad_trajectory: Tensor, points_q: Tensor, points_p: Tensor, *arguments: Any
 ) -> Gradients:
-    return _empty_gradients(
-        grad_trajectory, dt, weights, biases, kinetic_weights, kinetic_biases, inverse_mass, condition
-    )
+    """The backward operator likewise."""
+    system = System(*arguments)
+    _check_adjoint(grad_trajectory, points_q, points_p, system.method)
+    _check_call(grad_trajectory[:, 0], system, grad_trajectory.shape[1] - 1)
+    grad_trajectory, points_q, points_p = (x.contiguous() for x in (grad_trajectory, points_q, points_p))
+    grads = _empty_gradients(grad_trajectory, system)
+    grad_z0, grad_dt, of_weights, of_biases, of_kinetic_weights, of_kinetic_biases, grad_mass, grad_condition = grads
+    by_networks = (of_weights, of_biases), (of_kinetic_weights, of_kinetic_biases)
+    for grad in (grad_dt, grad_condition, *(grad for lists in by_networks for grads in lists for grad in grads)):
+        grad.zero_()
+    with apart(grad_trajectory):
+        _, directions_p = _cuda_separable.rollout_backward(
+            native, system, grad_trajectory, (points_q, points_p), grad_z0, grad_dt, by_networks, grad_condition
+        )
+        _add_masses(system, points_p, directions_p, grad_dt, grad_mass)
+    return grads
+
+
+def _rollout_backward_fake(grad_trajectory: Tensor, points_q: Tensor, points_p: Tensor, *arguments: Any) -> Gradients:
+    return _empty_gradients(grad_trajectory, System(*arguments))
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
@@ -347,27 +347,29 @@ def _evaluations(method: str, steps: int) -> tuple[int, int]:
     return forces * steps, (velocities - 1) * steps + shared
 
 
-def _empty_gradients(
-    grad_trajectory: Tensor,
-    dt: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    kinetic_weights: list[Tensor],
-    kinetic_biases: list[Tensor],
-    inverse_mass: Tensor | None,
-    condition: Tensor | None,
-) -> Gradients:
-    def like(tensors: list[Tensor]) -> list[Tensor]:
+def _check_adjoint(grad_trajectory: Tensor, points_q: Tensor, points_p: Tensor, method: str) -> None:
+    check_cotangents(grad_trajectory)
+    _check_method(method)
+    batch, states, dim = grad_trajectory.shape
+    kept = {"points_q": points_q, "points_p": points_p}
+    for (name, points), count in zip(kept.items(), _evaluations(method, states - 1), strict=True):
+        check_kept(name, points, (batch, count, dim // 2), grad_trajectory.dtype)
+
+
+def _empty_gradients(grad_trajectory: Tensor, system: System) -> Gradients:
+    def like(tensors: Sequence[Tensor]) -> list[Tensor]:
         return [x.new_empty(x.shape) for x in tensors]
 
-    nothing = grad_trajectory.new_empty((0,))
+    def like_one(tensor: Tensor | None) -> Tensor:
+        return grad_trajectory.new_empty((0,)) if tensor is None else tensor.new_empty(tensor.shape)
+
     return (
         grad_trajectory.new_empty(grad_trajectory.shape[0], grad_trajectory.shape[2]),
-        dt.new_empty(()),
-        like(weights),
-        like(biases),
-        like(kinetic_weights),
-        like(kinetic_biases),
-        nothing if inverse_mass is None else inverse_mass.new_empty(inverse_mass.shape),
-        nothing.clone() if condition is None else condition.new_empty(condition.shape),
+        system.dt.new_empty(()),
+        like(system.weights),
+        like(system.biases),
+        like(system.kinetic_weights),
+        like(system.kinetic_biases),
+        like_one(system.inverse_mass),
+        like_one(system.condition),
     )

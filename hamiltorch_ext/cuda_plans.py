@@ -180,6 +180,20 @@ def discrete_plan(native: Any, dim: int, hidden: tuple[int, ...], batch: int, is
     return native.cuda_discrete_plan(dim, hidden, batch, is_double, native.gpu_description(device))
 
 
+@lru_cache(maxsize=256)
+def separable_plan(
+    native: Any,
+    dim: int,
+    potential: tuple[int, ...],
+    kinetic: tuple[int, ...],
+    batch: int,
+    is_double: bool,
+    device: int,
+) -> Any:
+    """The same of a rollout of T(p) + V(q), with V's hidden layers and T's, which has none where it has masses."""
+    return native.cuda_separable_plan(dim, potential, kinetic, batch, is_double, native.gpu_description(device))
+
+
 def _described(plan: Any, adjoint: bool) -> Plan:
     return Plan(
         team=TEAMS[plan.team],

@@ -171,8 +171,8 @@ def rollout(
             "extended", of whose two copies of the phase space a state is one.
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
             native where the kernels know H, the method and the device, else reference with a warning that says why.
-            A ``SeparableHamiltonian`` runs natively on the CPU with "symplectic_euler", "leapfrog", "stormer_verlet"
-            and "yoshida4"; otherwise "auto" runs it in torch by its analytic gradients, without a warning.
+            A ``SeparableHamiltonian`` runs natively with "symplectic_euler", "leapfrog", "stormer_verlet" and
+            "yoshida4"; otherwise "auto" runs it in torch by its analytic gradients, without a warning.
 
     Returns:
         Trajectory (..., steps / save_every + 1, 2d), index 0 is z0; with ``return_energy`` also energies of those

@@ -28,7 +28,7 @@ class SeparableHamiltonian(nn.Module):
         dtype: as for ``nn.Linear``.
 
     ``rollout`` takes it with every method, and evaluates half a gradient where half of the state moves; the methods
-    that are explicit for it, Euler's aside, run in one native call on the CPU. Source: Hairer, Lubich, Wanner,
+    that are explicit for it, Euler's aside, run in one native call. Source: Hairer, Lubich, Wanner,
     Geometric Numerical Integration, I.1.4 and VI.3.
     """
 

@@ -31,6 +31,7 @@ from hamiltorch_ext import (
     _implicit_ops,
     _layer1,
     _ops,
+    _separable_ops,
     variational,
 )
 from hamiltorch_ext._cuda_del import CudaKernels
@@ -38,7 +39,12 @@ from hamiltorch_ext._cuda_del import CudaKernels
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "emulator"
 Gpu = tuple[int, int, int]
-OPERATORS = {"implicit": _implicit_ops, "extended": _extended_ops, "discrete": _discrete_gradient_ops}
+OPERATORS = {
+    "implicit": _implicit_ops,
+    "extended": _extended_ops,
+    "discrete": _discrete_gradient_ops,
+    "separable": _separable_ops,
+}
 GUARD = 4096  # bytes on either side of a workspace, which nobody may write
 
 
@@ -107,6 +113,15 @@ class Emulator:
 
     def cuda_discrete_adjoint(self, plan: Any, *arguments: Any) -> None:
         self._run(native_module().cuda_discrete_adjoint, plan, *arguments)
+
+    def cuda_separable_plan(self, dim: int, potential: Any, kinetic: Any, batch: int, is_double: bool, gpu: Gpu) -> Any:
+        return native_module().cuda_separable_plan(dim, potential, kinetic, batch, is_double, [*gpu, 0, 0, 0, 0])
+
+    def cuda_separable_forward(self, plan: Any, *arguments: Any) -> None:
+        self._run(native_module().cuda_separable_forward, plan, *arguments)
+
+    def cuda_separable_adjoint(self, plan: Any, *arguments: Any) -> None:
+        self._run(native_module().cuda_separable_adjoint, plan, *arguments)
 
     def _run(self, call: Callable[..., None], plan: Any, *arguments: Any) -> None:
         *arguments, _, device, _ = arguments  # type: ignore[assignment]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hamiltorch_ext import HamiltonianMLP, PortHamiltonian, port_rollout, rollout
+from hamiltorch_ext import HamiltonianMLP, PortHamiltonian, SeparableHamiltonian, port_rollout, rollout
 
 F64 = torch.float64
 METHODS = ["symplectic_euler", "stormer_verlet", "implicit_midpoint", "yoshida4"]
@@ -18,6 +18,16 @@ def network(d, hidden=(33, 7), activation="tanh", condition_dim=0, gain=1.5, dty
         for layer in H.layers:
             torch.nn.init.normal_(layer.weight, std=gain * layer.in_features**-0.5)
             torch.nn.init.normal_(layer.bias, std=0.3)
+    return H
+
+
+def separable(d, hidden=(33, 7), activation="tanh", kinetic="mass", condition_dim=0, dtype=F64):
+    """The same of T(p) + V(q)."""
+    H = SeparableHamiltonian(2 * d, hidden, activation, kinetic=kinetic, condition_dim=condition_dim, dtype=dtype)
+    with torch.no_grad():
+        for parameter in H.parameters():
+            std = 1.5 * parameter.shape[1] ** -0.5 if parameter.ndim == 2 else 0.3
+            torch.nn.init.normal_(parameter, std=std)
     return H
 
 

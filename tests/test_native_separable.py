@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import on_threads
-from stages import ACTIVATIONS, F64, everything, states
+from stages import ACTIVATIONS, F64, everything, separable, states
 from torch.autograd import gradcheck
 
-from hamiltorch_ext import SeparableHamiltonian, diagnostics, rollout
+from hamiltorch_ext import diagnostics, rollout
 from hamiltorch_ext._separable_ops import METHODS, separable_rollout
 from hamiltorch_ext.integrators import INTEGRATORS
 from hamiltorch_ext.mlp import ScalarMLP
@@ -22,15 +22,6 @@ def seed():
     torch.manual_seed(0)
 
 
-def energy(d, hidden=(33, 7), activation="tanh", kinetic="mass", condition_dim=0, dtype=F64):
-    H = SeparableHamiltonian(2 * d, hidden, activation, kinetic=kinetic, condition_dim=condition_dim, dtype=dtype)
-    with torch.no_grad():
-        for parameter in H.parameters():
-            std = 1.5 * parameter.shape[1] ** -0.5 if parameter.ndim == 2 else 0.3
-            torch.nn.init.normal_(parameter, std=std)
-    return H
-
-
 def assert_same(H, z0, steps, method, tolerance=1e-11, **options):
     got, _ = everything(H, z0, steps, "native", method, **options)
     want, _ = everything(H, z0, steps, "reference", method, **options)
@@ -42,7 +33,7 @@ def assert_same(H, z0, steps, method, tolerance=1e-11, **options):
 @pytest.mark.parametrize("kinetic", KINETIC)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_and_activation(method, kinetic, activation):
-    H = energy(3, activation=activation, kinetic=kinetic, condition_dim=2)
+    H = separable(3, activation=activation, kinetic=kinetic, condition_dim=2)
     assert_same(H, states(5, 6), 4, method, condition=states(5, 2))
 
 
@@ -52,7 +43,7 @@ def test_every_method_and_activation(method, kinetic, activation):
 )
 @pytest.mark.parametrize("kinetic", ["mass", "mlp"])
 def test_sizes(kinetic, d, hidden, batch, instruction_set):
-    assert_same(energy(d, hidden, kinetic=kinetic), states(batch, 2 * d), 3, "leapfrog")
+    assert_same(separable(d, hidden, kinetic=kinetic), states(batch, 2 * d), 3, "leapfrog")
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -62,7 +53,7 @@ def test_threads(kinetic, d, hidden, batch, threads):
     """Few samples of a large network are shared by a team, which reads two in torch's layout; more are dealt out."""
     with on_threads(threads):
         assert_same(
-            energy(d, hidden, kinetic=kinetic, condition_dim=3), states(batch, 2 * d), 3, "yoshida4", dt=0.1,
+            separable(d, hidden, kinetic=kinetic, condition_dim=3), states(batch, 2 * d), 3, "yoshida4", dt=0.1,
             condition=states(batch, 3),
         )  # fmt: skip
 
@@ -71,12 +62,12 @@ def test_threads(kinetic, d, hidden, batch, threads):
 def test_many_samples_are_dealt_out(threads):
     """To two teams, of one thread or of two."""
     with on_threads(threads):
-        assert_same(energy(20, (520, 420), kinetic="mlp"), states(40, 40), 2, "leapfrog", dt=0.1)
+        assert_same(separable(20, (520, 420), kinetic="mlp"), states(40, 40), 2, "leapfrog", dt=0.1)
 
 
 def test_networks_of_different_sizes():
     """T's weights are told from those of another T with which V was rolled out before, whatever their sizes."""
-    H, z0 = energy(32, (64, 48), kinetic="mlp", dtype=torch.float32), states(5, 64, dtype=torch.float32)
+    H, z0 = separable(32, (64, 48), kinetic="mlp", dtype=torch.float32), states(5, 64, dtype=torch.float32)
     for hidden in ((32, 64, 32, 32), (32, 32, 64, 32), (700, 500), (3,)):
         torch.manual_seed(0)
         H.kinetic_network = ScalarMLP(32, hidden, "tanh")
@@ -86,7 +77,7 @@ def test_networks_of_different_sizes():
 
 @pytest.mark.parametrize("kinetic", KINETIC)
 def test_autocast_does_not_reach_inside(kinetic):
-    H, z0 = energy(8, kinetic=kinetic, dtype=torch.float32), states(4, 16, dtype=torch.float32).requires_grad_()
+    H, z0 = separable(8, kinetic=kinetic, dtype=torch.float32), states(4, 16, dtype=torch.float32).requires_grad_()
     dt = torch.tensor(0.1, requires_grad=True)
     results = []
     for enabled in (False, True):
@@ -101,13 +92,13 @@ def test_autocast_does_not_reach_inside(kinetic):
 
 @pytest.mark.parametrize("dt", [-0.2, 0.0])
 def test_any_time_step(dt):
-    assert_same(energy(3, kinetic="mlp"), states(4, 6), 5, "leapfrog", dt=dt)
+    assert_same(separable(3, kinetic="mlp"), states(4, 6), 5, "leapfrog", dt=dt)
 
 
 @pytest.mark.parametrize("kinetic", KINETIC)
 @pytest.mark.parametrize("method", METHODS)
 def test_gradcheck(method, kinetic):
-    H = energy(2, (4,), kinetic=kinetic, condition_dim=1)
+    H = separable(2, (4,), kinetic=kinetic, condition_dim=1)
     leaves = (states(2, 4).requires_grad_(), torch.tensor(0.3, dtype=F64).requires_grad_(), states(2, 1))
     leaves[2].requires_grad_()
 
@@ -122,7 +113,7 @@ def test_gradcheck(method, kinetic):
 def test_the_map_is_symplectic(method, kinetic):
     """Its Jacobian, a row from each of the native adjoint's calls, keeps J."""
     d = 3
-    H, z0 = energy(d, kinetic=kinetic), states(2 * d).requires_grad_()
+    H, z0 = separable(d, kinetic=kinetic), states(2 * d).requires_grad_()
     end = rollout(H, z0, 0.5, 2, method=method, backend="native")[-1]
     jacobian = torch.stack([torch.autograd.grad(x, z0, retain_graph=True)[0] for x in end])
     J = torch.tensor([[0.0, 1], [-1, 0]], dtype=F64).kron(torch.eye(d, dtype=F64))
@@ -132,7 +123,7 @@ def test_the_map_is_symplectic(method, kinetic):
 
 @pytest.mark.parametrize("kinetic", ["mass", "mlp"])
 def test_float32_is_as_good_as_the_reference(kinetic):
-    H, z0 = energy(20, (64, 48), kinetic=kinetic), states(50, 40)
+    H, z0 = separable(20, (64, 48), kinetic=kinetic), states(50, 40)
     want, _ = everything(H, z0, 10, "reference", "leapfrog")
     single, z0 = H.float(), z0.float()
     errors = [
@@ -148,7 +139,7 @@ def test_float32_is_as_good_as_the_reference(kinetic):
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3), (0,), (2, 0)])
 def test_batch_shapes(batch):
-    H, z0, condition = energy(3, kinetic="mlp", condition_dim=2), states(*batch, 6), states(*batch, 2)
+    H, z0, condition = separable(3, kinetic="mlp", condition_dim=2), states(*batch, 6), states(*batch, 2)
     got = rollout(H, z0, 0.1, 4, method="leapfrog", condition=condition, return_energy=True, backend="native")
     want = rollout(H, z0, 0.1, 4, method="leapfrog", condition=condition, return_energy=True, backend="reference")
     torch.testing.assert_close(got, want)
@@ -156,7 +147,7 @@ def test_batch_shapes(batch):
 
 @pytest.mark.parametrize("kinetic", KINETIC)
 def test_no_steps(kinetic):
-    H, z0 = energy(3, kinetic=kinetic), states(4, 6).requires_grad_()
+    H, z0 = separable(3, kinetic=kinetic), states(4, 6).requires_grad_()
     trajectory, info = rollout(H, z0, 0.1, 0, method="leapfrog", return_info=True, backend="native")
     assert torch.equal(trajectory, z0[:, None])
     assert info.converged.shape == (4, 0)
@@ -166,7 +157,7 @@ def test_no_steps(kinetic):
 
 
 def test_what_is_no_number_stays_with_its_sample():
-    H, z0 = energy(3, kinetic="mlp"), states(30, 6)
+    H, z0 = separable(3, kinetic="mlp"), states(30, 6)
     alone = rollout(H, z0, 0.3, 4, method="leapfrog", backend="native")
     z0[3], z0[7, 2] = float("nan"), float("inf")
     got = rollout(H, z0.requires_grad_(), 0.3, 4, method="leapfrog", backend="native")
@@ -179,7 +170,7 @@ def test_what_is_no_number_stays_with_its_sample():
 
 def test_memory_layout_and_changed_weights():
     """Whatever the strides; and weights that change between calls are never served stale."""
-    H, z0 = energy(4, kinetic="mlp"), states(8, 6).T
+    H, z0 = separable(4, kinetic="mlp"), states(8, 6).T
     for _ in range(3):
         got = rollout(H, z0, 0.3, 4, method="leapfrog", backend="native")
         torch.testing.assert_close(got, rollout(H, z0, 0.3, 4, method="leapfrog", backend="reference"))
@@ -190,7 +181,7 @@ def test_memory_layout_and_changed_weights():
 
 def test_operators_are_well_formed():
     for kinetic in KINETIC:
-        H, z0 = energy(2, (5,), kinetic=kinetic, condition_dim=1), states(3, 4)
+        H, z0 = separable(2, (5,), kinetic=kinetic, condition_dim=1), states(3, 4)
         potential, other = H.potential.description, H.kinetic_network and H.kinetic_network.description
         arguments = (
             z0.requires_grad_(), torch.tensor(0.2, dtype=F64, requires_grad=True), list(potential.weights),
@@ -202,7 +193,7 @@ def test_operators_are_well_formed():
 
 
 def test_compiled():
-    H, z0 = energy(3, kinetic="mlp"), states(4, 6)
+    H, z0 = separable(3, kinetic="mlp"), states(4, 6)
 
     def loss(z0):
         return rollout(H, z0, 0.3, 3, method="yoshida4", return_energy=True, backend="native")[0].square().sum()
@@ -219,7 +210,7 @@ def test_compiled():
 
 
 def test_differentiable_once():
-    H, z0 = energy(3), states(4, 6).requires_grad_()
+    H, z0 = separable(3), states(4, 6).requires_grad_()
     trajectory = rollout(H, z0, 0.3, 3, method="leapfrog", backend="native")
     (grad,) = torch.autograd.grad(trajectory.sum(), z0, create_graph=True)
     with pytest.raises((NotImplementedError, RuntimeError), match=r"differentiable once|does not require grad"):
@@ -227,7 +218,7 @@ def test_differentiable_once():
 
 
 def test_what_has_no_kernel_says_so():
-    H, z0 = energy(3, kinetic="mlp", dtype=torch.float32), states(2, 6, dtype=torch.float32)
+    H, z0 = separable(3, kinetic="mlp", dtype=torch.float32), states(2, 6, dtype=torch.float32)
     for method in set(INTEGRATORS) - set(METHODS):
         with pytest.raises(ValueError, match=f"'{method}' has no kernel for a SeparableHamiltonian"):
             rollout(H, z0, 0.1, 1, method=method, backend="native")
@@ -240,7 +231,7 @@ def test_what_has_no_kernel_says_so():
 
 
 def test_operators_check_their_arguments():
-    H, z0 = energy(2, (5,)), states(3, 4)
+    H, z0 = separable(2, (5,)), states(3, 4)
     potential, dt, mass = H.potential.description, torch.tensor(0.1, dtype=F64), torch.ones(2, dtype=F64)
     weights, biases = list(potential.weights), list(potential.biases)
     forward, backward = (

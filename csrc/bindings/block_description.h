@@ -26,14 +26,15 @@ struct BlockDescription {
   double tolerance;
   int64_t max_iterations;
 
-  void check() const {
+  // Of a network of one state or two.
+  void check(int states) const {
     if (activation < 0 || activation >= kActivations)
       throw pybind11::value_error("activation must be a code below " + std::to_string(kActivations) + ", got " +
                                   std::to_string(activation));
-    if (widths.empty() || widths.size() >= static_cast<size_t>(kMostHidden) || weights.size() != widths.size() + 1 ||
-        biases.size() != widths.size())
+    if (widths.empty() || widths.size() >= static_cast<size_t>(kMostHidden) ||
+        weights.size() != widths.size() + (states == 2) || biases.size() != widths.size())
       throw pybind11::value_error("biases must be as many as hidden widths, 1 to " + std::to_string(kMostHidden - 1) +
-                                  ", and weights one more");
+                                  ", and weights " + (states == 2 ? "one more" : "as many"));
   }
 
   template <class T>

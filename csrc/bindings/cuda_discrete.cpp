@@ -71,7 +71,7 @@ Description description(bool is_double, int64_t dim, std::vector<int64_t> widths
                 columns,
                 forces,
                 decay};
-  d.check();
+  d.check(2);
   return d;
 }
 

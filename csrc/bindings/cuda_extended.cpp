@@ -51,7 +51,7 @@ Description description(bool is_double, int64_t dim, std::vector<int64_t> widths
   Description d{{is_double, dim, std::move(widths), activation, std::move(weights), std::move(biases), head, base,
                  base_stride, dt, steps, batch, 0, 0},
                 binding};
-  d.check();
+  d.check(2);
   return d;
 }
 

@@ -61,7 +61,7 @@ Description description(bool is_double, int64_t dim, std::vector<int64_t> widths
   Description d{{is_double, dim, std::move(widths), activation, std::move(weights), std::move(biases), head, base,
                  base_stride, dt, steps, batch, tolerance, max_iterations},
                 std::move(stages)};
-  d.check();
+  d.check(2);
   if (d.stages.empty() || d.stages.size() > kMostStages)
     throw py::value_error("stages must be 1 to " + std::to_string(kMostStages) + ", got " +
                           std::to_string(d.stages.size()));

@@ -66,7 +66,7 @@ Description description(bool is_double, int64_t dim, std::vector<int64_t> widths
                 friction,
                 diagonal,
                 inverse};
-  d.check();
+  d.check(2);
   return d;
 }
 

@@ -3,6 +3,7 @@
 #include "cuda_discrete.h"
 #include "cuda_extended.h"
 #include "cuda_implicit.h"
+#include "cuda_separable.h"
 #include "cuda_variational.h"
 
 PYBIND11_MODULE(hamiltorch_emulator, m) {
@@ -12,4 +13,5 @@ PYBIND11_MODULE(hamiltorch_emulator, m) {
   hamiltorch::bind_cuda_implicit(m);
   hamiltorch::bind_cuda_extended(m);
   hamiltorch::bind_cuda_discrete(m);
+  hamiltorch::bind_cuda_separable(m);
 }

@@ -22,6 +22,7 @@
 #include "cuda_discrete.h"
 #include "cuda_extended.h"
 #include "cuda_implicit.h"
+#include "cuda_separable.h"
 #include "cuda_variational.h"
 #include "description.h"
 #include "direct.h"
@@ -203,6 +204,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   bind_cuda_implicit(m);
   bind_cuda_extended(m);
   bind_cuda_discrete(m);
+  bind_cuda_separable(m);
 
   m.def("instruction_sets", &instruction_sets, "Instruction sets that this processor runs, the fastest last.");
   m.def("instruction_set", [] { return std::string(active_implementation().name); }, "The instruction set in use.");

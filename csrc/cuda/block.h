@@ -18,11 +18,18 @@ struct BlockTask : Parameters<T> {
 };
 
 // Body(first) for the samples that this block takes at once, the first of eight each time.
-template <class Engine, class Body>
-HAMILTORCH_DEVICE void for_samples(const Engine& engine, int64_t batch, Body body) {
-  for (int64_t first = int64_t{kWarps} * engine.team.index(); first < batch;
-       first += int64_t{kWarps} * engine.team.count())
+template <class Team, class Body>
+HAMILTORCH_DEVICE void for_samples(const Team& team, int64_t batch, Body body) {
+  for (int64_t first = int64_t{kWarps} * team.index(); first < batch; first += int64_t{kWarps} * team.count())
     body(first);
+}
+
+// What enters layer 0 of two samples beside their states.
+template <class T>
+HAMILTORCH_DEVICE Pair<T> base_of_two(const BlockTask<T>& task, int64_t sample, int row, int width) {
+  const T* const base = task.base + sample * task.base_stride + row;
+  return {row < width && sample < task.batch ? base[0] : T(0),
+          row < width && sample + 1 < task.batch ? base[task.base_stride] : T(0)};
 }
 
 // What every warp gives for its sample's rows of a layer is settled: the next product's input.
@@ -37,11 +44,9 @@ HAMILTORCH_DEVICE void settle_columns(Engine& engine, int layer, Value value) {
   engine.settle();
 }
 
-// A product's sink: into `rows` numbers of each sample, `offset` behind the first of the sample's `column_size`.
-template <class Engine>
-HAMILTORCH_DEVICE auto into_columns(Engine& engine, int offset, int rows, int column_size) {
-  using Real = typename Engine::Real;
-  Real* const first = engine.more() + offset;
+// A product's sink: into `rows` numbers of each sample, the first's at `first` and `column_size` numbers apart.
+template <class Real>
+HAMILTORCH_DEVICE auto into_columns(Real* first, int rows, int column_size) {
   return [first, rows, column_size](int row, int pair, Pair<Real> value) {
     if (row >= rows) return;
     first[2 * pair * column_size + row] = value.x;

@@ -4,8 +4,10 @@
 #include "hamiltorch/cuda_discrete.h"
 #include "hamiltorch/cuda_extended.h"
 #include "hamiltorch/cuda_implicit.h"
+#include "hamiltorch/cuda_separable.h"
 #include "hamiltorch/cuda_variational.h"
 #include "layout.h"
+#include "separable_layout.h"
 
 namespace hamiltorch {
 
@@ -24,10 +26,17 @@ BlockSize block_size(const CudaDiscreteSize& size);
 
 StateLayout block_layout(const CudaBlockPlan& plan, const BlockSize& size);
 
-// In bytes from the workspace's beginning.
+// A network's, in bytes from the workspace's beginning.
 struct BlockWorkspaceParts {
-  int64_t packed, vectors, total;
+  int64_t packed, vectors, end;
 };
 BlockWorkspaceParts block_workspace_parts(const CudaBlockPlan& plan, const BlockSize& size);
+
+// The same of two networks.
+struct SeparablePlaces {
+  SeparableLayouts layouts;
+  BlockWorkspaceParts parts[2];
+};
+SeparablePlaces separable_places(const CudaBlockPlan& plan, const CudaSeparableSize& size);
 
 }  // namespace hamiltorch

@@ -43,7 +43,7 @@ template <class Engine, class Enter>
 HAMILTORCH_DEVICE void evaluate_curvature(Engine& engine, Enter enter) {
   using Two = typename Engine::Two;
   using Real = typename Engine::Real;
-  const StateLayout& layout = engine.layout;
+  const auto& layout = engine.layout;
   const auto& parameters = engine.parameters;
   const int top = layout.hidden - 1;
   const auto leave_delta = [&](int layer, int row, int pair, Two delta) {
@@ -92,7 +92,7 @@ template <class Engine, class Enter>
 HAMILTORCH_DEVICE typename Engine::Real evaluate_value(Engine& engine, Enter enter) {
   using Two = typename Engine::Two;
   using Real = typename Engine::Real;
-  const StateLayout& layout = engine.layout;
+  const auto& layout = engine.layout;
   const auto& parameters = engine.parameters;
   const int top = layout.hidden - 1;
   const auto pass = [&](int layer, int row, int pair, Two a) {

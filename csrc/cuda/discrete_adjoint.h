@@ -16,7 +16,7 @@ class DiscreteAdjoint {
       : block_(engine, task), task_(task), arrays_(arrays) {}
 
   HAMILTORCH_DEVICE void run() {
-    for_samples(block_.engine, task_.batch, [&](int64_t first) { roll(first + block_.engine.team.warp()); });
+    for_samples(block_.engine.team, task_.batch, [&](int64_t first) { roll(first + block_.engine.team.warp()); });
   }
 
  private:

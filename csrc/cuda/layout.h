@@ -37,8 +37,9 @@ struct Shape {
   HAMILTORCH_HOST_DEVICE int columns() const { return 8 * right; }
 };
 
-// With states: a layer of them stands after the hidden ones, and two matrices join it to layer 0.
-template <bool kStates>
+// With states: a layer of them stands after the hidden ones, and a matrix for each of them joins it to layer 0: one, or
+// two of equal width.
+template <int kStates>
 struct BasicLayout {
   int hidden, widths[kMostHidden];
   int tiles[kMostHidden];  // row tiles of a layer
@@ -57,8 +58,8 @@ struct BasicLayout {
   int partials;
   int vectors, vectors_size;
   int slices[kMostHidden];  // row-major matrices, or where the packed ones begin
-  int shared_size;
-  bool fits;  // whether 32 bits can count all of this
+  int shared_size;          // and what was taken before
+  bool fits;                // whether 32 bits can count all of this
   // Offsets in the vectors.
   int kept[kMostHidden];  // [each * 16][columns]: what the way back through a layer needs
   int terms;              // [each * 16][columns] of the last layer: the energy's sum
@@ -70,14 +71,14 @@ struct BasicLayout {
     return first < all ? first : all;
   }
   HAMILTORCH_HOST_DEVICE int count(int layer, int rank) const { return begin(layer, rank + 1) - begin(layer, rank); }
-  // Matrix l joins layer l - 1 to layer l. Matrix 0 joins layer 0 to itself or to the states; with those there is one
-  // matrix more, which joins them to layer 0 as well.
-  HAMILTORCH_HOST_DEVICE int layers() const { return hidden + (kStates ? 1 : 0); }
-  HAMILTORCH_HOST_DEVICE int matrices() const { return layers(); }
-  HAMILTORCH_HOST_DEVICE int rows_layer(int matrix) const { return kStates && matrix == hidden ? 0 : matrix; }
+  // Matrix l joins layer l - 1 to layer l. Matrix 0 joins layer 0 to itself or to a state; a second state's stands
+  // after the last layer's.
+  HAMILTORCH_HOST_DEVICE int layers() const { return hidden + (kStates > 0 ? 1 : 0); }
+  HAMILTORCH_HOST_DEVICE int matrices() const { return hidden + (kStates == 2 ? 1 : 0); }
+  HAMILTORCH_HOST_DEVICE int rows_layer(int matrix) const { return matrix == hidden ? 0 : matrix; }
   HAMILTORCH_HOST_DEVICE int columns_layer(int matrix) const {
-    if (kStates) return matrix == 0 ? hidden : matrix - (matrix == hidden ? 0 : 1);
-    return matrix == 0 ? 0 : matrix - 1;
+    if (matrix == 0) return kStates > 0 ? hidden : 0;
+    return matrix == hidden ? hidden : matrix - 1;
   }
   HAMILTORCH_HOST_DEVICE int slice_stride(int matrix) const {
     return ceil_divide(kTile * tiles[columns_layer(matrix)], 32) * 32;
@@ -87,8 +88,9 @@ struct BasicLayout {
     return static_cast<int64_t>(tiles[rows_layer(matrix)]) * tiles[columns_layer(matrix)];
   }
 };
-using Layout = BasicLayout<false>;
-using StateLayout = BasicLayout<true>;
+using Layout = BasicLayout<0>;
+using OneStateLayout = BasicLayout<1>;
+using StateLayout = BasicLayout<2>;
 
 // How many warps share the sum over k of one product whose result has `tiles` row tiles.
 HAMILTORCH_HOST_DEVICE inline int splits_of(int tiles, int left, int k_tiles) {
@@ -116,6 +118,7 @@ struct LayoutRequest {
   int state_count;  // vectors of layer 0's rows that the algorithm keeps
   int state_columns;
   int64_t more;   // elements of what else it has
+  int64_t taken;  // elements of the shared memory that begin it and are somebody else's
   int unit_size;  // elements of one packed 16 x 16 unit
 };
 
@@ -136,7 +139,7 @@ Layout make_layout(const LayoutRequest& request) {
     a.fits = a.fits && n <= INT32_MAX;
     return static_cast<int>(n <= INT32_MAX ? n : 0);
   };
-  int64_t used = 0;
+  int64_t used = request.taken;
   const auto take = [&](int64_t size) {
     const int64_t offset = used;
     used += (size + 31) / 32 * 32;

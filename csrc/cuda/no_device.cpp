@@ -5,6 +5,7 @@
 #include "hamiltorch/cuda_extended.h"
 #include "hamiltorch/cuda_implicit.h"
 #include "hamiltorch/cuda_rollout.h"
+#include "hamiltorch/cuda_separable.h"
 #include "hamiltorch/cuda_variational.h"
 #include "hamiltorch/device.h"
 
@@ -124,5 +125,26 @@ template int cuda_discrete_adjoint(const CudaBlockPlan&, const CudaDiscreteRollo
                                    const DiscreteAdjointArrays<float>&, void*, int, void*);
 template int cuda_discrete_adjoint(const CudaBlockPlan&, const CudaDiscreteRollout<double>&,
                                    const DiscreteAdjointArrays<double>&, void*, int, void*);
+
+template <class T>
+int cuda_separable_forward(const CudaBlockPlan&, const CudaSeparableRollout<T>&, const SeparableArrays<T>&, void*, int,
+                           void*) {
+  return -1;
+}
+
+template <class T>
+int cuda_separable_adjoint(const CudaBlockPlan&, const CudaSeparableRollout<T>&, const SeparableAdjointArrays<T>&,
+                           void*, int, void*) {
+  return -1;
+}
+
+template int cuda_separable_forward(const CudaBlockPlan&, const CudaSeparableRollout<float>&,
+                                    const SeparableArrays<float>&, void*, int, void*);
+template int cuda_separable_forward(const CudaBlockPlan&, const CudaSeparableRollout<double>&,
+                                    const SeparableArrays<double>&, void*, int, void*);
+template int cuda_separable_adjoint(const CudaBlockPlan&, const CudaSeparableRollout<float>&,
+                                    const SeparableAdjointArrays<float>&, void*, int, void*);
+template int cuda_separable_adjoint(const CudaBlockPlan&, const CudaSeparableRollout<double>&,
+                                    const SeparableAdjointArrays<double>&, void*, int, void*);
 
 }  // namespace hamiltorch

@@ -51,7 +51,7 @@ class StateBlock {
     for (int half = 0; half < 2; ++half) {
       if (factors[half] == 0) continue;
       engine.transposed(matrix(half, crossed), engine.own_rows(),
-                        into_columns(engine, narrow_begin + (V::kMoved + half) * dim, dim, size));
+                        into_columns(engine.more() + narrow_begin + (V::kMoved + half) * dim, dim, size));
       engine.team.sync_block();
     }
   }

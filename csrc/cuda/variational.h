@@ -40,7 +40,7 @@ class DelBlock {
     settle_columns(engine, engine.layout.hidden, value);
   }
   // A product's sink: into this vector of each sample.
-  HAMILTORCH_DEVICE auto to(int which) const { return into_columns(engine, which * dim, dim, column_size); }
+  HAMILTORCH_DEVICE auto to(int which) const { return into_columns(engine.more() + which * dim, dim, column_size); }
 
   // y, which is settled, to layer 0.
   HAMILTORCH_DEVICE auto enter_y() const {
@@ -56,11 +56,7 @@ class DelBlock {
   HAMILTORCH_DEVICE void begin_interval(int64_t first) const {
     settle([&](int row) { return vector(kX)[row]; });
     engine.dense(by_x, [&](int row, int pair, Two a) {
-      const int64_t sample = first + 2 * pair;
-      const Real* const base = task.base + sample * task.base_stride + row;
-      const bool inside = row < engine.layout.widths[0];
-      add_two(a, {inside && sample < task.batch ? base[0] : Real(0),
-                  inside && sample + 1 < task.batch ? base[task.base_stride] : Real(0)});
+      add_two(a, base_of_two(task, first + 2 * pair, row, engine.layout.widths[0]));
       store_two(first_layer_at(engine, kFromX, row, pair), a);
     });
   }

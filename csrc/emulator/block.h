@@ -7,17 +7,19 @@
 
 namespace hamiltorch {
 
-template <template <class> class Walk, class T, class Task, class Arrays>
-int run_block(const CudaBlockPlan& plan, const BlockCall<Task>& call, const Arrays& arrays, void* stream) {
+template <template <class> class Walk, class T, template <class, class> class Engines = BlockEngine, class Call,
+          class Arrays>
+int run_block(const CudaBlockPlan& plan, const Call& call, const Arrays& arrays, void* stream) {
   using Team = EmulatedTeam<true, false>;
-  using Walked = BlockEngine<Team, T>;
-  pack<typename BlockMath<T>::Type>(call.task, call.layout);
+  using Walked = Engines<Team, T>;
+  call.for_networks(
+      [](const auto& parameters, const auto& network) { pack<typename BlockMath<T>::Type>(parameters, network); });
   const emulator::Launch launch = {plan.blocks, 1, kThreads, static_cast<size_t>(plan.shared_bytes),
                                    reinterpret_cast<uintptr_t>(stream)};
   emulator::run(launch, [&](int index, int rank, int thread) {
     Team team(index, plan.blocks, rank, thread);
-    Walked engine(team, call.task, call.layout);
-    Walk<Walked>(engine, call.task, arrays).run();
+    Walked engines(team, call.task, call.layout);
+    Walk<Walked>(engines, call.task, arrays).run();
   });
   return 0;
 }

@@ -1,0 +1,233 @@
+"""The CUDA kernels of rollouts of H = T(p) + V(q), on the emulator or a GPU: values and gradients against torch's in
+float64 and the CPU's kernels, and where things are."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from emulation import Emulator, Gpu, emulated_gpu, every_place
+from helpers import on
+from stages import ACTIVATIONS, F64, everything, separable, states, values
+
+from hamiltorch_ext import PortHamiltonian, _cuda_implicit, port_rollout, rollout
+from hamiltorch_ext._separable_ops import METHODS
+
+SHARED = 232448  # bytes of a block's shared memory
+KINETIC = ["mass", "identity", "mlp"]
+on_gpu = on("emulated", "cuda")
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def run(H, z0, steps, device="cpu", dtype=F64, backend="native", method="leapfrog", condition=None, **options):
+    """Values and gradients on the device, brought to the CPU."""
+    there = None if condition is None else condition.to(device, dtype)
+    H, z0 = copy.deepcopy(H).to(device, dtype), z0.to(device, dtype)
+    found, _ = everything(H, z0, steps, backend, method, condition=there, **options)
+    return {name: value.cpu() for name, value in found.items()}
+
+
+def assert_same(got, want, tolerance=1e-11):
+    for name, value in want.items():
+        assert (got[name] - value).abs().max() < tolerance * (1 + value.abs().max()), name
+
+
+def check(H, z0, steps, device, **options):
+    assert_same(run(H, z0, steps, device, **options), run(H, z0, steps, backend="reference", **options))
+
+
+def equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@on_gpu
+@pytest.mark.parametrize("kinetic", KINETIC)
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method(method, kinetic, device):
+    H = separable(2, (5, 4), kinetic=kinetic, condition_dim=2)
+    check(H, states(3, 4), 3, device, method=method, condition=states(3, 2))
+
+
+@on_gpu
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation(activation, device):
+    check(separable(2, (5,), activation, kinetic="mlp"), states(2, 4), 3, device)
+
+
+@on_gpu
+@pytest.mark.parametrize(
+    ("d", "hidden", "batch", "steps"),
+    [(1, (1,), 1, 4), (3, (7, 33, 5), 9, 1), (17, (3, 20), 2, 2), (20, (33,), 17, 1)],
+)
+@pytest.mark.parametrize("kinetic", ["mass", "mlp"])
+def test_sizes(kinetic, d, hidden, batch, steps, device):
+    check(separable(d, hidden, kinetic=kinetic), states(batch, 2 * d), steps, device, dt=-0.2)
+
+
+@on_gpu
+@pytest.mark.parametrize(("hidden", "other"), [((5,), (40, 3, 9)), ((17, 33, 4), (2,))])
+def test_networks_of_different_sizes(hidden, other, device):
+    H = separable(3, hidden, kinetic="mlp", condition_dim=1)
+    H.kinetic_network = separable(3, other, condition_dim=1).potential
+    check(H, states(10, 6), 2, device, condition=states(10, 1))
+
+
+@pytest.mark.parametrize("kinetic", KINETIC)
+def test_the_cpus_kernels_agree(kinetic):
+    H, z0, condition = separable(5, (20, 9), kinetic=kinetic, condition_dim=3), states(11, 10), states(11, 3)
+    want = run(H, z0, 6, method="yoshida4", condition=condition)
+    with emulated_gpu():
+        assert_same(run(H, z0, 6, method="yoshida4", condition=condition), want, 1e-12)
+
+
+@on_gpu
+def test_within_a_port_hamiltonian_system(device):
+    """Whose forces and friction torch adds between H's own steps."""
+    port = PortHamiltonian(separable(2, (5,), kinetic="mlp"), inputs=states(4, 2), damping=0.2 + states(2).square())
+    z0, u = states(3, 4), states(3, 3, 2)
+    found = []
+    for there, backend in ((device, "native"), ("cpu", "reference")):
+        trajectory = port_rollout(port.to(there), z0.to(there), u.to(there), 0.3, method="leapfrog", backend=backend)
+        gradients = torch.autograd.grad(trajectory.sum(), list(port.parameters()), materialize_grads=True)
+        found.append([x.cpu() for x in (trajectory, *gradients)])
+    torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)
+
+
+@on_gpu
+@pytest.mark.parametrize("kinetic", ["mass", "mlp"])
+def test_float32(kinetic, device):
+    """Twice as far from the float64 rollout as torch's own float32 at most."""
+    H, z0 = separable(5, (20, 9), kinetic=kinetic).float().double(), states(4, 10).float().double()
+    want = run(H, z0, 3, backend="reference")
+    theirs, mine = run(H, z0, 3, "cpu", torch.float32, "reference"), run(H, z0, 3, device, torch.float32)
+    assert mine["trajectory"].dtype == torch.float32
+
+    def errors(found):
+        off = {name: (found[name] - want[name]).norm() / want[name].norm() for name in want if want[name].any()}
+        return off["trajectory"], max(off.values())
+
+    for own, torchs in zip(errors(mine), errors(theirs), strict=True):
+        assert own <= 2 * torchs
+
+
+@on_gpu
+@pytest.mark.parametrize("kinetic", ["mass", "mlp"])
+def test_broken_samples_leave_others_alone(kinetic, device):
+    """Of the same block."""
+    H, z0, condition = separable(3, (9,), kinetic=kinetic, condition_dim=1), states(6, 6), states(6, 1)
+    want, _ = values(H, z0, 2, "reference", "leapfrog", condition=condition)
+    z0[1, 2], z0[3, 5], condition[4] = math.nan, math.inf, math.nan
+    there = copy.deepcopy(H).to(device), z0.to(device)
+    got, _ = values(*there, 2, "native", "leapfrog", condition=condition.to(device))
+    others = [0, 2, 5]
+    torch.testing.assert_close(got[others].cpu(), want[others], rtol=1e-11, atol=1e-11)
+    assert not got[[1, 3, 4], 1:].isfinite().all(-1).any()
+
+
+@on_gpu
+@pytest.mark.parametrize("kinetic", ["mass", "mlp"])
+@pytest.mark.parametrize(("batch", "steps"), [(0, 3), (3, 0), (0, 0)])
+def test_nothing_to_do(batch, steps, kinetic, device):
+    H = separable(2, (5,), kinetic=kinetic, condition_dim=1).to(device)
+    z0, condition = states(batch, 4).to(device).requires_grad_(), states(batch, 1).to(device).requires_grad_()
+    trajectory = rollout(H, z0, 0.1, steps, method="leapfrog", condition=condition, backend="native")
+    assert trajectory.shape == (batch, steps + 1, 4)
+    weights = torch.randn_like(trajectory)
+    leaves = [z0, condition, *H.parameters()]
+    gradients = torch.autograd.grad((trajectory * weights).sum(), leaves, allow_unused=True)
+    assert torch.equal(gradients[0], weights[:, 0])
+    assert all(g is None or (g == 0).all() for g in gradients[1:])
+
+
+@on_gpu
+@pytest.mark.parametrize("kinetic", KINETIC)
+def test_autocast_does_not_reach_inside(kinetic, device):
+    H = separable(2, (5,), kinetic=kinetic).to(device, torch.float32)
+    z0 = states(2, 4).to(device, torch.float32)
+
+    def gradients():
+        trajectory = rollout(H, z0, 0.3, 2, method="leapfrog", backend="native")
+        found = torch.autograd.grad(trajectory.square().sum(), list(H.parameters()), materialize_grads=True)
+        return trajectory, *found
+
+    want = gradients()
+    with torch.autocast(device, torch.bfloat16):
+        got = gradients()
+    assert all(torch.equal(x, y) for x, y in zip(got, want, strict=True))
+
+
+def test_gradients_in_parts(monkeypatch):
+    H, z0, condition = separable(2, (5, 3), kinetic="mlp", condition_dim=1), states(3, 4), states(3, 1)
+    want = run(H, z0, 3, backend="reference", condition=condition)
+    monkeypatch.setattr(_cuda_implicit, "GRADIENT_BYTES", 4 * 8 * 8 * 10)  # four points of twelve
+    with emulated_gpu():
+        assert_same(run(H, z0, 3, condition=condition), want)
+
+
+# --- Where things are. A device with less shared memory keeps more of them in global memory.
+
+PLACES = {
+    "many weights": {"d": 2, "hidden": (5, 50, 50), "batch": 9},
+    "many vectors": {"d": 70, "hidden": (5,), "batch": 2},
+}
+
+
+def plan(d: int, hidden: tuple[int, ...], batch: int = 1, is_double: bool = True, gpu: Gpu = (90, 8, SHARED)):
+    emulator = Emulator(gpu)
+    return emulator.cuda_separable_plan(d, hidden, hidden, batch, is_double, emulator.gpu_description(0))
+
+
+def plans(d: int, hidden: tuple[int, ...], batch: int, is_double: bool) -> list[tuple[Gpu, tuple[int, bool]]]:
+    return every_place(lambda gpu: plan(d, hidden, batch, is_double, gpu), SHARED)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize("name", PLACES)
+def test_every_place(name, dtype):
+    """Where things are changes no bit. The blocks are too few: one takes all samples, eight at a time."""
+    size = PLACES[name]
+    H, z0 = separable(size["d"], size["hidden"], kinetic="mlp"), states(size["batch"], 2 * size["d"])
+    first = None
+    for gpu, _ in plans(**size, is_double=dtype == F64):
+        with emulated_gpu(Emulator(gpu)):
+            got = run(H, z0, 1, dtype=dtype)
+        first = first or got
+        assert equal(got, first)
+
+
+def test_the_places_above_are_all():
+    for is_double in (True, False):
+        found = {place for size in PLACES.values() for _, place in plans(**size, is_double=is_double)}
+        assert found == {(weights, vectors) for weights in (1, 2) for vectors in (False, True)}
+
+
+@pytest.mark.parametrize("kinetic", ["mass", "mlp"])
+def test_no_order_of_threads_changes_a_bit(kinetic):
+    H, z0, condition = separable(3, (17, 5), kinetic=kinetic, condition_dim=1), states(2, 6), states(2, 1)
+    first = None
+    for order in (1, 2, 3):
+        with emulated_gpu(Emulator(seed=order)):
+            got = run(H, z0, 2, condition=condition)
+        first = first or got
+        assert equal(got, first)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "gpu", "reason"),
+    [
+        ((4,), (75, 68, 65536), r"compute capability 8\.0 or newer, the device has 7\.5"),
+        ((600,), (90, 132, 10_000), "the network needs at least .* bytes of shared memory"),
+        ((3,) * 32, (90, 132, SHARED), "at most 31 hidden layers, got 32"),
+    ],
+)
+def test_reasons(hidden, gpu, reason):
+    with pytest.raises(ValueError, match=reason):
+        plan(2, hidden, gpu=gpu)
+    with emulated_gpu(Emulator(gpu)), pytest.raises(ValueError, match=reason):
+        rollout(separable(2, hidden), states(3, 4), 0.1, 2, method="leapfrog")
