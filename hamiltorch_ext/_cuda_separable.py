@@ -56,12 +56,12 @@ def rollout_backward(
     grad_dt: Tensor,
     by_networks: Sequence[tuple[list[Tensor], list[Tensor]]],
     grad_condition: Tensor,
-) -> Pair:
+) -> Tensor:
     """Writes the gradient by z0, adds those by dt, the networks' parameters and the condition, and returns the
-    directions at V's and at T's points."""
+    directions at T's points."""
     directions = torch.empty_like(points[0]), torch.empty_like(points[1])
     if not len(grad_z0):
-        return directions
+        return directions[1]
     call = _call(native, system, grad_z0, grad_trajectory.shape[1] - 1)
     call(native.cuda_separable_adjoint, *points, grad_trajectory, *directions, grad_z0)
     dt, condition = system.dt, system.condition
@@ -71,15 +71,13 @@ def rollout_backward(
         stages = at[:, :, None], at.new_ones(at.shape[:2], dtype=torch.bool), along[:, :, None]
         add_gradients(equations, *stages, grad_dt, *grads, by_condition)
         grad_condition += by_condition
-    return directions
+    return directions[1]
 
 
 def _call(native: Any, system: System, z0: Tensor, steps: int) -> BlockCall:
     batch, dim = z0.shape
-    hidden = [tuple(weight.shape[0] for weight in weights[:-1]) for weights, _ in system.networks]
-    plan = cuda_plans.separable_plan(
-        native, dim // 2, hidden[0], (*hidden[1:], ())[0], batch, z0.dtype == torch.float64, z0.device.index or 0
-    )
+    hidden = tuple(tuple(weight.shape[0] for weight in weights[:-1]) for weights, _ in system.networks)
+    plan = cuda_plans.separable_plan(native, dim // 2, hidden, batch, z0.dtype == torch.float64, z0.device.index or 0)
     described, kept = [], [system.dt]
     for weights, biases in system.networks:
         arguments, tensors = network_arguments(

@@ -452,6 +452,6 @@ def _check_ports(ports: Ports, z0: Tensor, steps: int) -> None:
 def _check_adjoint(grad_trajectory: Tensor, trajectory: Tensor, changes: Tensor, converged: Tensor) -> None:
     check_cotangents(grad_trajectory)
     batch, states, dim = grad_trajectory.shape
-    check_kept("trajectory", trajectory, (batch, states, dim), grad_trajectory.dtype)
-    check_kept("changes", changes, (batch, states - 1, dim), grad_trajectory.dtype)
-    check_kept("converged", converged, (batch, states - 1), torch.bool)
+    check_kept("trajectory", trajectory, (batch, states, dim), grad_trajectory)
+    check_kept("changes", changes, (batch, states - 1, dim), grad_trajectory)
+    check_kept("converged", converged, (batch, states - 1), grad_trajectory, torch.bool)

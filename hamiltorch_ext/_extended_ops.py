@@ -258,5 +258,5 @@ def _empty(z0: Tensor, steps: int, recorded: bool) -> Results:
 def _check_adjoint(grad_trajectory: Tensor, points: Tensor, turned: Tensor) -> None:
     check_cotangents(grad_trajectory)
     batch, states, dim = grad_trajectory.shape
-    check_kept("points", points, (batch, _points(states - 1), dim), grad_trajectory.dtype)
-    check_kept("turned", turned, (batch, states - 1, dim), grad_trajectory.dtype)
+    check_kept("points", points, (batch, _points(states - 1), dim), grad_trajectory)
+    check_kept("turned", turned, (batch, states - 1, dim), grad_trajectory)

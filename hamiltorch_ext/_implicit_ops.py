@@ -303,5 +303,5 @@ def _check_adjoint(grad_trajectory: Tensor, points: Tensor, converged: Tensor, m
     check_cotangents(grad_trajectory)
     batch, states, dim = grad_trajectory.shape
     shape = (batch, states - 1, len(integrator(method).stages), dim)
-    check_kept("points", points, shape, grad_trajectory.dtype)
-    check_kept("converged", converged, shape[:2], torch.bool)
+    check_kept("points", points, shape, grad_trajectory)
+    check_kept("converged", converged, shape[:2], grad_trajectory, torch.bool)

@@ -9,6 +9,7 @@ the operators, ``direct_rollout`` goes past them, and ``rollout`` lets autograd 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -211,32 +212,36 @@ def why_not_native(mlp: MLP, z0: Tensor, method: str, precision: str) -> str | N
     """None where the kernels run this rollout, else one line that says why they do not."""
     if method not in EXPLICIT and precision != "float32" and z0.dtype == torch.float32:
         return f"method {method!r} runs natively with precision 'float32'"
-    if z0.device.type == "cpu" or is_compiling():
-        return None  # while compiling, the operator itself says so when it runs
-    if reason := why_no_device(z0):
-        return reason
     hidden = tuple(weight.shape[0] for weight in mlp.weights[:-1])
-    is_double, batch, device = z0.dtype == torch.float64, z0[..., 0].numel(), z0.device.index or 0
-    if is_double:
-        precision = "float64"
-    try:
+
+    def find_plans(batch: int, is_double: bool, device: int) -> None:
+        others = {"extended": cuda_plans.extended_plan, "discrete_gradient": cuda_plans.discrete_plan}
         if method in IMPLICIT:
             cuda_plans.implicit_plan(_C, mlp.dim // 2, hidden, batch, method, is_double, device)
-            return None
-        others = {"extended": cuda_plans.extended_plan, "discrete_gradient": cuda_plans.discrete_plan}
-        if method in others:
+        elif method in others:
             others[method](_C, mlp.dim // 2, hidden, batch, is_double, device)
-            return None
-        for adjoint in (False, True):
-            cuda_plans.native_plans(_C, hidden, batch, method, precision, adjoint, device)
+        else:
+            for adjoint in (False, True):
+                wanted = "float64" if is_double else precision
+                cuda_plans.native_plans(_C, hidden, batch, method, wanted, adjoint, device)
+
+    return why_not_there(z0, find_plans)
+
+
+def why_not_there(z0: Tensor, find_plans: Callable[[int, bool, int], object]) -> str | None:
+    """Why no kernel runs where z0 (..., 2d) is; None where one does. ``find_plans(batch, is_double, device)`` raises
+    ValueError if a GPU has none."""
+    if z0.device.type not in ("cpu", "cuda"):
+        return f"native rollouts run on CPU and CUDA, not on {z0.device}"
+    if z0.device.type == "cpu" or is_compiling():
+        return None  # while compiling, the operator itself says so when it runs
+    if _no_cuda():
+        return _no_cuda()
+    try:
+        find_plans(z0[..., 0].numel(), z0.dtype == torch.float64, z0.device.index or 0)
     except ValueError as reason:
         return str(reason)
     return None
-
-
-def why_no_device(z0: Tensor) -> str:
-    """Why no kernel of ours runs where z0, which is not on the CPU, is; empty where one may."""
-    return _no_cuda() if z0.device.type == "cuda" else f"native rollouts run on CPU and CUDA, not on {z0.device}"
 
 
 @lru_cache(maxsize=1)
@@ -536,10 +541,14 @@ def check_cotangents(grad_trajectory: Tensor) -> None:
         raise ValueError(f"grad_trajectory must have shape (batch, steps + 1, 2d), got {tuple(grad_trajectory.shape)}")
 
 
-def check_kept(name: str, kept: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """What a rollout has left for its adjoint."""
-    if kept.shape != shape or kept.dtype != dtype:
-        raise ValueError(f"{name} must be {dtype} of shape {shape}, got {kept.dtype} {tuple(kept.shape)}")
+def check_kept(name: str, kept: Tensor, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> None:
+    """What a rollout has left for its adjoint: where ``like`` is, and of its dtype or this one."""
+    dtype = dtype or like.dtype
+    if kept.shape != shape or kept.dtype != dtype or kept.device != like.device:
+        raise ValueError(
+            f"{name} must be {dtype} of shape {shape} on {like.device}, "
+            f"got {kept.dtype} {tuple(kept.shape)} on {kept.device}"
+        )
 
 
 def check_layers(

@@ -6,11 +6,11 @@ As in ``_implicit_ops``. T is a network, or has masses: then its lists of weight
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
 
 from . import _C, _cuda_separable, cuda_plans
 from ._addresses import address, contiguous
@@ -24,7 +24,7 @@ from ._ops import (
     library,
     no_second_derivative,
     wants_gradient,
-    why_no_device,
+    why_not_there,
     zeros_for_none,
 )
 from .activations import ACTIVATIONS
@@ -32,7 +32,7 @@ from .integrators import INTEGRATORS, Stage, integrator
 from .mlp import ScalarMLP
 from .separable import SeparableHamiltonian
 
-__all__ = ["METHODS", "separable_rollout", "why_not_native"]
+__all__ = ["METHODS", "separable_rollout", "system_of", "why_not_native"]
 
 library.define(
     "separable_rollout(Tensor z0, Tensor dt, Tensor[] weights, Tensor[] biases, Tensor[] kinetic_weights, "
@@ -74,38 +74,36 @@ def why_not_native(H: SeparableHamiltonian, z0: Tensor, method: str, precision: 
         return f"V and T are {' and '.join(type(network).__name__ for network in networks)}, not ScalarMLP"
     if len({network.activation for network in networks}) > 1:
         return "V and T have different activations"
-    if z0.device.type == "cpu" or is_compiling():
-        return None  # while compiling, the operator itself says so when it runs
-    if reason := why_no_device(z0):
-        return reason
-    hidden = [tuple(weight.shape[0] for weight in network.description.weights[:-1]) for network in networks]
-    batch, is_double, device = z0[..., 0].numel(), z0.dtype == torch.float64, z0.device.index or 0
-    try:
-        cuda_plans.separable_plan(_C, H.dim // 2, hidden[0], (*hidden[1:], ())[0], batch, is_double, device)
-    except ValueError as reason:
-        return str(reason)
-    return None
+    hidden = tuple(tuple(weight.shape[0] for weight in network.description.weights[:-1]) for network in networks)
+    return why_not_there(z0, partial(cuda_plans.separable_plan, _C, H.dim // 2, hidden))
 
 
-def separable_rollout(
-    H: SeparableHamiltonian, z0: Tensor, dt: Tensor, steps: int, method: str, condition: Tensor | None
-) -> Tensor:
-    """Trajectory of z0 (batch, 2d), differentiable once."""
+def system_of(H: SeparableHamiltonian, dt: Tensor, condition: Tensor | None, method: str) -> System:
+    """What a rollout depends on, as H's parameters are now; the condition is (batch, condition_dim)."""
     potential = H.potential.description
-    weights, biases = list(potential.weights), zeros_for_none(potential)
-    kinetic_weights: list[Tensor] = []
-    kinetic_biases: list[Tensor] = []
+    kinetic = None if H.kinetic_network is None else H.kinetic_network.description
     inverse_mass = None
-    if H.kinetic_network is not None:
-        kinetic = H.kinetic_network.description
-        kinetic_weights, kinetic_biases = list(kinetic.weights), zeros_for_none(kinetic)
-    else:
-        inverse_mass = z0.new_ones(H.dim // 2) if H.log_mass is None else torch.exp(-H.log_mass)
-    recorded = wants_gradient(z0, dt, condition, inverse_mass, *weights, *biases, *kinetic_weights, *kinetic_biases)
-    trajectory: Tensor = _rollout(
-        z0, dt, weights, biases, kinetic_weights, kinetic_biases, inverse_mass, condition, potential.activation,
-        method, steps, recorded,
-    )[0]  # fmt: skip
+    if kinetic is None:
+        one = potential.weights[0].new_ones(H.dim // 2)
+        inverse_mass = one if H.log_mass is None else torch.exp(-H.log_mass)
+    return System(
+        dt,
+        list(potential.weights),
+        zeros_for_none(potential),
+        [] if kinetic is None else list(kinetic.weights),
+        [] if kinetic is None else zeros_for_none(kinetic),
+        inverse_mass,
+        condition,
+        potential.activation,
+        method,
+    )
+
+
+def separable_rollout(system: System, z0: Tensor, steps: int) -> Tensor:
+    """Trajectory of z0 (batch, 2d), differentiable once."""
+    parameters = (x for network in system.networks for tensors in network for x in tensors)
+    recorded = wants_gradient(z0, system.dt, system.condition, system.inverse_mass, *parameters)
+    trajectory: Tensor = _rollout(z0, *system, steps, recorded)[0]
     return trajectory
 
 
@@ -113,7 +111,7 @@ def _check_call(z0: Tensor, system: System, steps: int) -> None:
     """What the kernels take on trust."""
     check_start(z0, system.dt, steps)
     d, inverse_mass = z0.shape[1] // 2, system.inverse_mass
-    if (inverse_mass is None) != bool(system.kinetic_weights):
+    if (inverse_mass is None) != bool(system.kinetic_weights or system.kinetic_biases):
         raise ValueError("kinetic_weights must be a network's, or inverse_mass be given in their place")
     if inverse_mass is not None:
         if inverse_mass.shape != (d,) or inverse_mass.dtype != z0.dtype:
@@ -275,7 +273,7 @@ def rollout_backward_by_cuda(
     for grad in (grad_dt, grad_condition, *(grad for lists in by_networks for grads in lists for grad in grads)):
         grad.zero_()
     with apart(grad_trajectory):
-        _, directions_p = _cuda_separable.rollout_backward(
+        directions_p = _cuda_separable.rollout_backward(
             native, system, grad_trajectory, (points_q, points_p), grad_z0, grad_dt, by_networks, grad_condition
         )
         _add_masses(system, points_p, directions_p, grad_dt, grad_mass)
@@ -353,7 +351,7 @@ def _check_adjoint(grad_trajectory: Tensor, points_q: Tensor, points_p: Tensor, 
     batch, states, dim = grad_trajectory.shape
     kept = {"points_q": points_q, "points_p": points_p}
     for (name, points), count in zip(kept.items(), _evaluations(method, states - 1), strict=True):
-        check_kept(name, points, (batch, count, dim // 2), grad_trajectory.dtype)
+        check_kept(name, points, (batch, count, dim // 2), grad_trajectory)
 
 
 def _empty_gradients(grad_trajectory: Tensor, system: System) -> Gradients:

@@ -182,15 +182,10 @@ def discrete_plan(native: Any, dim: int, hidden: tuple[int, ...], batch: int, is
 
 @lru_cache(maxsize=256)
 def separable_plan(
-    native: Any,
-    dim: int,
-    potential: tuple[int, ...],
-    kinetic: tuple[int, ...],
-    batch: int,
-    is_double: bool,
-    device: int,
+    native: Any, dim: int, hidden: tuple[tuple[int, ...], ...], batch: int, is_double: bool, device: int
 ) -> Any:
-    """The same of a rollout of T(p) + V(q), with V's hidden layers and T's, which has none where it has masses."""
+    """The same of a rollout of T(p) + V(q), with V's hidden layers and those of T, unless it has masses."""
+    potential, kinetic = (*hidden, ())[:2]
     return native.cuda_separable_plan(dim, potential, kinetic, batch, is_double, native.gpu_description(device))
 
 

@@ -24,6 +24,7 @@ from ._checks import (
     checked_settings,
     warn_of_failures,
 )
+from ._cuda_separable import System
 from .integrators import integrator
 from .mlp import MLP, HamiltonianMLP, check_condition, describe, first_hooked
 from .reference import RolloutInfo, Settings, chosen
@@ -167,7 +168,7 @@ def rollout(
             O(steps batch dim) either way).
         save_every: return no more than every so many-th state, of which ``steps`` must be a multiple. The steps between
             two of them run again in the backward pass, one stretch at a time: memory of O(steps / save_every batch dim)
-            and what one stretch takes, for one more rollout's time. Of networks that run natively, and not with
+            and what one stretch takes, for one more rollout's time. Of rollouts that run natively, and not with
             "extended", of whose two copies of the phase space a state is one.
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
             native where the kernels know H, the method and the device, else reference with a warning that says why.
@@ -246,27 +247,27 @@ def rollout(
             reason = mlp if isinstance(mlp, str) else _ops.why_not_native(mlp, z0, method, precision)
         if reason is None and _transformed():
             reason = "torch.func transforms and forward-mode differentiation do not see through a native call"
-        if reason is None and analytic and save_every == 1:
-            trajectory = _native_separable(H, z0, dt, int(steps), method, condition)
-            energies = energies_at(H, trajectory, condition) if return_energy else None
-            return chosen(trajectory, energies, _nothing_solved(steps, z0) if return_info else None)
-        if reason is None and not analytic:
-            assert isinstance(mlp, MLP)
-            if save_every > 1 or not table.explicit or method == "extended":
+        if reason is None:
+            if isinstance(mlp, MLP) and save_every == 1 and table.explicit and method != "extended":
+                results = _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision, recompute)
+                return chosen(*results, _nothing_solved(steps, z0) if return_info else None)
+            if isinstance(mlp, MLP):
+                energy: Callable[..., Tensor] = mlp.energy
                 stretch = partial(_native_states, mlp, dt, method, condition, settings, precision, recompute)
-                trajectory, info = _by_stretches(stretch, z0, int(steps), int(save_every))
-                if not return_info:
-                    warn_of_failures(info.converged, settings.tolerance(z0.dtype))
-                energies = energies_at(mlp.energy, trajectory, condition) if return_energy else None
-                return chosen(trajectory, energies, info if return_info else None)
-            results = _native(mlp, z0, dt, int(steps), method, condition, return_energy, precision, recompute)
-            return chosen(*results, _nothing_solved(steps, z0) if return_info else None)
+            else:
+                energy = H
+                stretch = partial(_native_separable, _separable_ops.system_of(H, dt, rows(condition), method))
+            trajectory, info = _by_stretches(stretch, z0, int(steps), int(save_every))
+            if not explicit and not return_info:  # which waits for the device
+                warn_of_failures(info.converged, settings.tolerance(z0.dtype))
+            energies = energies_at(energy, trajectory, condition) if return_energy else None
+            return chosen(trajectory, energies, info if return_info else None)
         if backend == "native" and reason is not None:
             raise ValueError(f"backend='native' cannot run this rollout: {reason}")
         if not analytic and save_every == 1:
             warnings.warn(f"running on the torch reference path, many times slower: {reason}", stacklevel=3)
     if save_every > 1:
-        raise ValueError(f"save_every must be 1 where no kernel runs a network's rollout, got {save_every}")
+        raise ValueError(f"save_every must be 1 where no kernel runs the rollout, got {save_every}")
     # The native operator checks dt's value where it reads it; so does this, but not while tracing. On a GPU neither
     # does: to read it would be to wait for the device.
     if dt.device.type == "cpu" and not seen_through and not torch.compiler.is_compiling() and not torch.isfinite(dt):
@@ -435,11 +436,9 @@ def _native_implicit(
     return in_batches(trajectory, info, batch)
 
 
-def _native_separable(
-    H: SeparableHamiltonian, z0: Tensor, dt: Tensor, steps: int, method: str, condition: Tensor | None
-) -> Tensor:
-    trajectory = _separable_ops.separable_rollout(H, rows(z0), dt, steps, method, rows(condition))
-    return trajectory.reshape(*z0.shape[:-1], steps + 1, H.dim)
+def _native_separable(system: System, z0: Tensor, steps: int) -> tuple[Tensor, RolloutInfo]:
+    trajectory = _separable_ops.separable_rollout(system, rows(z0), steps)
+    return trajectory.reshape(*z0.shape[:-1], steps + 1, z0.shape[-1]), _nothing_solved(steps, z0)
 
 
 def _native_extended(mlp: MLP, z0: Tensor, dt: Tensor, steps: int, condition: Tensor | None, binding: float) -> Tensor:

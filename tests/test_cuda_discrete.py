@@ -242,6 +242,7 @@ def test_nothing_to_do(batch, steps, device):
     z0 = states(batch, 4).to(device).requires_grad_()
     trajectory, info = rollout(H, z0, 0.1, steps, method=METHOD, return_info=True, backend="native")
     assert trajectory.shape == (batch, steps + 1, 4)
+    assert torch.equal(trajectory[:, 0], z0)
     assert info.converged.shape == (batch, steps)
     weights = torch.randn_like(trajectory)
     gradients = torch.autograd.grad((trajectory * weights).sum(), [z0, *H.parameters()], allow_unused=True)

@@ -110,6 +110,7 @@ def test_nothing_to_do(batch, steps, device):
     z0 = states(batch, 4).to(device).requires_grad_()
     trajectory = rollout(H, z0, 0.1, steps, method="extended", backend="native")
     assert trajectory.shape == (batch, steps + 1, 4)
+    assert torch.equal(trajectory[:, 0], z0)
     weights = torch.randn_like(trajectory)
     gradients = torch.autograd.grad((trajectory * weights).sum(), [z0, *H.parameters()], allow_unused=True)
     assert torch.equal(gradients[0], weights[:, 0])

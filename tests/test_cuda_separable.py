@@ -87,6 +87,15 @@ def test_the_cpus_kernels_agree(kinetic):
 
 
 @on_gpu
+def test_memory_layout(device):
+    H = separable(3, (5, 4), kinetic="mlp", condition_dim=2)
+    for network in (H.potential, H.kinetic_network):
+        for layer in network.layers:
+            layer.weight.data = layer.weight.data.T.contiguous().T
+    check(H, states(6, 4).T, 2, device, condition=states(1, 2).expand(4, 2))
+
+
+@on_gpu
 def test_within_a_port_hamiltonian_system(device):
     """Whose forces and friction torch adds between H's own steps."""
     port = PortHamiltonian(separable(2, (5,), kinetic="mlp"), inputs=states(4, 2), damping=0.2 + states(2).square())
@@ -138,6 +147,7 @@ def test_nothing_to_do(batch, steps, kinetic, device):
     z0, condition = states(batch, 4).to(device).requires_grad_(), states(batch, 1).to(device).requires_grad_()
     trajectory = rollout(H, z0, 0.1, steps, method="leapfrog", condition=condition, backend="native")
     assert trajectory.shape == (batch, steps + 1, 4)
+    assert torch.equal(trajectory[:, 0], z0)
     weights = torch.randn_like(trajectory)
     leaves = [z0, condition, *H.parameters()]
     gradients = torch.autograd.grad((trajectory * weights).sum(), leaves, allow_unused=True)
@@ -205,6 +215,11 @@ def test_the_places_above_are_all():
     for is_double in (True, False):
         found = {place for size in PLACES.values() for _, place in plans(**size, is_double=is_double)}
         assert found == {(weights, vectors) for weights in (1, 2) for vectors in (False, True)}
+
+
+def test_what_products_need_is_one_for_both_networks():
+    """Two of these fit an H100's block in float64; with scratch of their own they would not."""
+    assert plan(512, (1024, 1024), gpu=(90, 132, SHARED)).shared_bytes <= SHARED
 
 
 @pytest.mark.parametrize("kinetic", ["mass", "mlp"])

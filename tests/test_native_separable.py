@@ -9,7 +9,7 @@ from stages import ACTIVATIONS, F64, everything, separable, states
 from torch.autograd import gradcheck
 
 from hamiltorch_ext import diagnostics, rollout
-from hamiltorch_ext._separable_ops import METHODS, separable_rollout
+from hamiltorch_ext._separable_ops import METHODS, separable_rollout, system_of
 from hamiltorch_ext.integrators import INTEGRATORS
 from hamiltorch_ext.mlp import ScalarMLP
 
@@ -238,7 +238,7 @@ def test_operators_check_their_arguments():
         torch.ops.hamiltorch.separable_rollout,
         torch.ops.hamiltorch.separable_rollout_backward,
     )
-    trajectory = separable_rollout(H, z0, dt, 2, "leapfrog", None)
+    trajectory = separable_rollout(system_of(H, dt, None, "leapfrog"), z0, 2)
     points = states(3, 3, 2), states(3, 2, 2)
     with pytest.raises(ValueError, match="kinetic_weights must be a network's, or inverse_mass"):
         forward(z0, dt, weights, biases, [], [], None, None, "tanh", "leapfrog", 2, False)

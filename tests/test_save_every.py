@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stages import network, states
+from stages import network, separable, states
 
-from hamiltorch_ext import SeparableHamiltonian, leapfrog_rollout, rollout
+from hamiltorch_ext import leapfrog_rollout, rollout
+from hamiltorch_ext._separable_ops import METHODS
 from hamiltorch_ext.integrators import INTEGRATORS
 
 
@@ -30,9 +31,13 @@ def results(H, z0, condition, save_every, thinned, method):
     return (trajectory, energies, *grads), info
 
 
-@pytest.mark.parametrize("method", [method for method in INTEGRATORS if method != "extended"])
-def test_what_is_saved_is_what_was_computed(method):
-    H, z0, condition = network(2, (9, 5), condition_dim=1), states(2, 3, 4), states(2, 3, 1)
+@pytest.mark.parametrize(
+    ("energy", "method"),
+    [(network, method) for method in INTEGRATORS if method != "extended"]
+    + [(separable, method) for method in sorted(METHODS)],
+)
+def test_what_is_saved_is_what_was_computed(energy, method):
+    H, z0, condition = energy(2, (9, 5), condition_dim=1), states(2, 3, 4), states(2, 3, 1)
     got, info = results(H, z0, condition, 4, None, method)
     want, whole = results(H, z0, condition, 1, 4, method)
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
@@ -102,17 +107,18 @@ def test_what_cannot_be_cut_into_stretches():
     H, z0 = network(2, (9,)), states(3, 4)
     with pytest.raises(ValueError, match="save_every must be 1 with method='extended', got 3"):
         rollout(H, z0, 0.1, 6, method="extended", save_every=3)
-    for energy, options in (
-        (H, {"backend": "reference"}),
-        (SeparableHamiltonian(4, (9,), dtype=torch.float64), {}),
+    for energy, method, options in (
+        (H, "leapfrog", {"backend": "reference"}),
+        (separable(2, (9,)), "implicit_midpoint", {}),
     ):
-        with pytest.raises(ValueError, match="save_every must be 1 where no kernel runs a network's rollout, got 3"):
-            leapfrog_rollout(energy, z0, 0.1, 6, save_every=3, **options)
+        with pytest.raises(ValueError, match="save_every must be 1 where no kernel runs the rollout, got 3"):
+            rollout(energy, z0, 0.1, 6, method=method, save_every=3, **options)
 
 
-def test_parameters_that_are_lent_for_a_call():
+@pytest.mark.parametrize("energy", [network, separable])
+def test_parameters_that_are_lent_for_a_call(energy):
     """The backward pass runs on those that the rollout had."""
-    H, z0 = network(2, (9,)), states(3, 4)
+    H, z0 = energy(2, (9,)), states(3, 4)
     lent = {name: (2 * p.detach()).requires_grad_() for name, p in H.named_parameters()}
     grads = []
     for save_every in (1, 3):

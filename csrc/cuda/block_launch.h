@@ -12,6 +12,7 @@ template <template <class> class Walk, class Engines, class Task, class Arrays, 
 __global__ void __launch_bounds__(kThreads, 1)
     block_kernel(const __grid_constant__ Task task, const __grid_constant__ Arrays arrays,
                  const __grid_constant__ Layout layout) {
+  static_assert(sizeof(Task) + sizeof(Arrays) + sizeof(Layout) <= 4096, "what a kernel of any toolkit takes");
   SoloTeam team;
   Engines engines(team, task, layout);
   Walk<Engines>(engines, task, arrays).run();

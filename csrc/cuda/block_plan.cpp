@@ -15,7 +15,7 @@ namespace {
 int64_t element_size(bool is_double) { return is_double ? 8 : 4; }
 
 template <class Layout>
-Layout network_layout(const CudaBlockPlan& plan, const BlockSize& size, int64_t taken) {
+Layout network_layout(const CudaBlockPlan& plan, const BlockSize& size, int64_t kept_from) {
   LayoutRequest request{};
   request.hidden = static_cast<int>(size.widths.size());
   request.widths = size.widths.data();
@@ -29,7 +29,7 @@ Layout network_layout(const CudaBlockPlan& plan, const BlockSize& size, int64_t 
   request.state_count = size.first_layer_vectors;
   request.state_columns = request.shape.columns();
   request.more = request.shape.columns() * size.column_size;
-  request.taken = taken;
+  request.kept_from = kept_from;
   request.unit_size = 256;
   return make_layout<Layout>(request);
 }
@@ -117,20 +117,20 @@ BlockWorkspaceParts block_workspace_parts(const CudaBlockPlan& plan, const Block
   return workspace_from(0, plan, block_layout(plan, size), size.is_double);
 }
 
+// The networks take turns, product by product: their scratch is one, the larger's.
 SeparablePlaces separable_places(const CudaBlockPlan& plan, const CudaSeparableSize& size) {
   SeparablePlaces places{};
-  int64_t taken = 0, begin = 0;
-  for (const Half half : {kPotential, kKinetic}) {
+  const auto place = [&](Half half, int64_t kept_from, int64_t begin) {
     const bool first = half == kPotential;  // which has the samples' vectors
     const BlockSize network = {size.dim,       size.widths[half], size.batch,
                                size.is_double, kDelta + 1,        first ? separable_column_size(size.dim) : 0};
-    OneStateLayout& layout = places.layouts.of[half];
-    if (network.widths.empty()) continue;
-    layout = network_layout<OneStateLayout>(plan, network, taken);
-    places.parts[half] = workspace_from(begin, plan, layout, size.is_double);
-    taken = layout.shared_size;
-    begin = places.parts[half].end;
-  }
+    if (network.widths.empty()) return;
+    places.layouts.of[half] = network_layout<OneStateLayout>(plan, network, kept_from);
+    places.parts[half] = workspace_from(begin, plan, places.layouts.of[half], size.is_double);
+  };
+  place(kKinetic, 0, 0);  // for the size of its scratch
+  place(kPotential, places.layouts.of[kKinetic].scratch_size, 0);
+  place(kKinetic, places.layouts.of[kPotential].shared_size, places.parts[kPotential].end);
   return places;
 }
 

@@ -58,7 +58,8 @@ struct BasicLayout {
   int partials;
   int vectors, vectors_size;
   int slices[kMostHidden];  // row-major matrices, or where the packed ones begin
-  int shared_size;          // and what was taken before
+  int scratch_size;         // exchange, local and partials: what nobody needs between products
+  int shared_size;          // whatever is in it
   bool fits;                // whether 32 bits can count all of this
   // Offsets in the vectors.
   int kept[kMostHidden];  // [each * 16][columns]: what the way back through a layer needs
@@ -117,9 +118,9 @@ struct LayoutRequest {
   int terms_count;  // of the last layer's
   int state_count;  // vectors of layer 0's rows that the algorithm keeps
   int state_columns;
-  int64_t more;   // elements of what else it has
-  int64_t taken;  // elements of the shared memory that begin it and are somebody else's
-  int unit_size;  // elements of one packed 16 x 16 unit
+  int64_t more;       // elements of what else it has
+  int64_t kept_from;  // where in shared memory what lasts between products begins at the earliest
+  int unit_size;      // elements of one packed 16 x 16 unit
 };
 
 template <class Layout>
@@ -139,7 +140,7 @@ Layout make_layout(const LayoutRequest& request) {
     a.fits = a.fits && n <= INT32_MAX;
     return static_cast<int>(n <= INT32_MAX ? n : 0);
   };
-  int64_t used = request.taken;
+  int64_t used = 0;
   const auto take = [&](int64_t size) {
     const int64_t offset = used;
     used += (size + 31) / 32 * 32;
@@ -170,6 +171,8 @@ Layout make_layout(const LayoutRequest& request) {
     if (solo) need(a.tiles[from], a.tiles[to]);
   }
   a.partials = take(partials);
+  a.scratch_size = narrow(used);
+  if (used < request.kept_from) used = request.kept_from;
 
   int64_t vectors = 0;
   const auto keep = [&](int layer, int64_t columns, int64_t count) {

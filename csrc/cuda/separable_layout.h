@@ -1,5 +1,5 @@
-// What a rollout of T(p) + V(q) has in a block's memory: the networks' parts one after the other, and in V's for every
-// sample vectors of d numbers.
+// What a rollout of T(p) + V(q) has in a block's memory: scratch, which the networks share, what each of them keeps,
+// and in V's part for every sample vectors of d numbers.
 #pragma once
 #include "block_layout.h"
 

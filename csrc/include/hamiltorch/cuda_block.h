@@ -18,15 +18,15 @@ struct CudaBlockPlan {
   int64_t workspace_bytes;
 };
 
-// A network of two states of `dim` numbers each, and the size of a rollout.
+// A network of one state or two, of `dim` numbers each, and the size of a rollout.
 template <class T>
 struct CudaBlockRollout {
   int64_t dim;
   std::vector<int64_t> widths;
   Activation activation;
-  // Matrix 0: the columns of W_1 that multiply one of the states, [width_0][dim]; then [width_l][width_(l - 1)]; the
-  // last one is that of the other state, [width_0][dim].
-  std::vector<const T*> weights;  // [hidden + 1]
+  // Matrix 0: the columns of W_1 that multiply one of the states, [width_0][dim]; then [width_l][width_(l - 1)]; of two
+  // states the last one is that of the other, [width_0][dim].
+  std::vector<const T*> weights;  // [hidden], of two states [hidden + 1]
   std::vector<const T*> biases;   // of layer l, [width_l]; the first is not read
   const T* head;                  // [width_last]
   const T* base;                  // b_1 + W_1c c: [batch][width_0], or with stride 0 [width_0]
