@@ -238,7 +238,7 @@ def why_not_there(z0: Tensor, find_plans: Callable[[int, bool, int], object]) ->
     if _no_cuda():
         return _no_cuda()
     try:
-        find_plans(z0[..., 0].numel(), z0.dtype == torch.float64, z0.device.index or 0)
+        find_plans(z0.shape[:-1].numel(), z0.dtype == torch.float64, z0.device.index or 0)
     except ValueError as reason:
         return str(reason)
     return None

@@ -20,9 +20,19 @@ import torch
 import workers
 from helpers import make_problem, on, sequential
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 import hamiltorch_ext
-from hamiltorch_ext import HamiltonianMLP, _ops, euler_rollout, leapfrog_rollout, rollout
+from hamiltorch_ext import (
+    _C,
+    HamiltonianMLP,
+    SeparableHamiltonian,
+    _ops,
+    _separable_ops,
+    euler_rollout,
+    leapfrog_rollout,
+    rollout,
+)
 
 DTYPES = [torch.float32, torch.float64]
 METHODS = ["leapfrog", "euler"]
@@ -143,12 +153,34 @@ def test_compiled_with_condition(z0, device):
 
 
 def test_what_tracing_leaves_to_the_operators():
-    """Which say when they run what a device cannot do."""
-    network, z0 = HamiltonianMLP(4, (5,)).description, torch.empty(3, 4, device="meta")
+    """Which say when they run what a GPU cannot do."""
+    network, separable = HamiltonianMLP(4, (5,)).description, SeparableHamiltonian(4, (5,))
+    with FakeTensorMode():
+        z0 = torch.empty(3, 4, device="cuda")
+    questions = {
+        _ops.why_not_native: (network, z0, "leapfrog", "float32"),
+        _separable_ops.why_not_native: (separable, z0, "leapfrog", "float32"),
+    }
+    with mock.patch.object(_ops, "_no_cuda", return_value="no driver"):
+        for why_not, question in questions.items():
+            assert why_not(*question) == "no driver"
+            with mock.patch.object(_ops, "is_compiling", return_value=True):
+                assert why_not(*question) is None
     with mock.patch.object(_ops, "is_compiling", return_value=True):
-        assert _ops.why_not_native(network, z0, "leapfrog", "float32") is None
         assert _ops.why_not_native(network, z0, "extended", "bfloat16") is not None  # of which the operator is not told
-    assert _ops.why_not_native(network, z0, "leapfrog", "float32") is not None
+        assert "not on meta" in _ops.why_not_native(network, z0.to("meta"), "leapfrog", "float32")
+
+
+def test_what_a_gpu_has_no_plan_for():
+    too_deep = (3,) * 40
+    network, separable = HamiltonianMLP(4, too_deep).description, SeparableHamiltonian(4, too_deep)
+    with FakeTensorMode():
+        z0 = torch.empty(3, 4, device="cuda")
+    gpu = mock.patch.object(_C, "gpu_description", return_value=[90, 132, 232448, 0, 0, 0, 0])
+    with mock.patch.object(_ops, "_no_cuda", return_value=""), gpu:
+        for method in ("leapfrog", "stormer_verlet", "extended", "discrete_gradient"):
+            assert "hidden layers, got 40" in _ops.why_not_native(network, z0, method, "float32")
+        assert "hidden layers, got 40" in _separable_ops.why_not_native(separable, z0, "leapfrog", "float32")
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
