@@ -76,10 +76,10 @@ struct BasicLayout {
   // after the last layer's.
   HAMILTORCH_HOST_DEVICE int layers() const { return hidden + (kStates > 0 ? 1 : 0); }
   HAMILTORCH_HOST_DEVICE int matrices() const { return hidden + (kStates == 2 ? 1 : 0); }
-  HAMILTORCH_HOST_DEVICE int rows_layer(int matrix) const { return matrix == hidden ? 0 : matrix; }
+  HAMILTORCH_HOST_DEVICE int rows_layer(int matrix) const { return kStates == 2 && matrix == hidden ? 0 : matrix; }
   HAMILTORCH_HOST_DEVICE int columns_layer(int matrix) const {
-    if (matrix == 0) return kStates > 0 ? hidden : 0;
-    return matrix == hidden ? hidden : matrix - 1;
+    if (kStates > 0 && (matrix == 0 || matrix == hidden)) return hidden;
+    return matrix == 0 ? 0 : matrix - 1;
   }
   HAMILTORCH_HOST_DEVICE int slice_stride(int matrix) const {
     return ceil_divide(kTile * tiles[columns_layer(matrix)], 32) * 32;
