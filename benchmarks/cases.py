@@ -223,5 +223,6 @@ CASES = {
         ("rollout", "small-baseline", (1, 32, 1024, 65536)),
         ("training", "small-baseline", (32, 1024)),
         *((kind, network, (512, 8192)) for kind in KINDS for network in ("d8", "d32", "d64")),
+        *((kind, "paper", (32, 1024)) for kind in IMPLICIT),
     ),
 }

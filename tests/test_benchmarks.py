@@ -219,7 +219,7 @@ def test_cuda_cases_stand_beside_their_baselines(modules):
             1, 32, 1024, 65536,
         ]  # fmt: skip
     for case in cases.values():
-        if case.model == "hamiltonian":
+        if case.model == "hamiltonian" and case.kind not in modules.cases.IMPLICIT:
             beside = cases[case.baseline]
             assert (beside.model, beside.kind, beside.batch) == ("baseline", case.kind, case.batch)
             assert beside.widths[0] == case.widths[0]
@@ -229,7 +229,14 @@ def test_cuda_cases_stand_beside_their_baselines(modules):
 
 
 @pytest.mark.parametrize(
-    "name", ["rollout/paper/b65536", "training/paper/b1024", "rollout/baseline/b32", "del-gradient/d8/b8192"]
+    "name",
+    [
+        "rollout/paper/b65536",
+        "training/paper/b1024",
+        "rollout/baseline/b32",
+        "del-gradient/d8/b8192",
+        "stormer_verlet/paper/b32",
+    ],
 )
 def test_cuda_cases_run_with_the_peers_that_need_no_gpu(name, modules, tiny):
     needs_gpu = ("graph", "tf32", "bf16", "torch.compile", "jax")
@@ -243,7 +250,7 @@ def test_cuda_cases_run_with_the_peers_that_need_no_gpu(name, modules, tiny):
     assert failed == {}
     assert case["refused"] == {}
     expected = {"rollout": ["ours", "torch eager", "torch analytic"], "del-gradient": ["ours", "torch.func"]}
-    expected["training"] = expected["rollout"]
+    expected |= {"training": expected["rollout"], "stormer_verlet": ["ours", "torch analytic"]}
     assert list(case["peers"]) == (["plain MLP"] if "/baseline/" in name else expected[name.split("/")[0]])
 
 
@@ -830,7 +837,20 @@ def test_sanitized_runs_are_checked(modules, monkeypatch, capsys):
     assert " 0 wrong; precisions: float32" in capsys.readouterr().out
     monkeypatch.setattr(modules.sanitize_case.Checker, "error", lambda self, results: 1.0)
     assert modules.sanitize_case.main(["--device", "cpu"]) == 1
-    assert "WRONG: training/10x33x17x1/b33 float32" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "WRONG: training/10x33x17x1/b33 float32" in said
+    assert "leapfrog" not in said
+
+
+def test_sanitized_rollouts_of_eight_samples_are_checked(modules, monkeypatch):
+    name, rollout = "leapfrog of masses", modules.sanitize_case.rollout
+
+    def wrong(*arguments, backend, **options):
+        return (1.01 if backend == "native" else 1) * rollout(*arguments, backend=backend, **options)
+
+    assert modules.sanitize_case.energy_error(name, "cpu") < 1e-5
+    monkeypatch.setattr(modules.sanitize_case, "rollout", wrong)
+    assert modules.sanitize_case.energy_error(name, "cpu") > modules.sanitize_case.FAR_OFF
 
 
 def test_profiled_cases_run(modules, monkeypatch, capsys):

@@ -100,12 +100,12 @@ PEERS = {
         "plain MLP": _peer(plain_mlp, model="baseline"),
     },
     "cuda": {
-        "ours": _peer(ours, del_ours),
+        "ours": _peer(ours, implicit_ours, del_ours),
         "ours graph": _peer(ours, replayed=True),
         "ours tf32": _peer(ours, options={"precision": "tf32"}, precision="tf32"),
         "ours bf16": _peer(ours, options={"precision": "bfloat16"}, precision="bfloat16"),
         "torch eager": _peer(eager),
-        "torch analytic": _peer(analytic),
+        "torch analytic": _peer(analytic, implicit_analytic),
         "torch analytic graph": _peer(analytic, replayed=True),
         "torch.func": _peer(del_func),
         "torch.compile reduce-overhead": _peer(
@@ -114,7 +114,7 @@ PEERS = {
         "torch.compile max-autotune": _peer(
             compiled, options={"mode": "max-autotune"}, cases=("rollout/paper/b1", "rollout/paper/b65536")
         ),
-        "jax jit": _peer(jax_jit, del_jax),
+        "jax jit": _peer(jax_jit, implicit_jax, del_jax),
         "plain MLP": _peer(plain_mlp, model="baseline"),
         "plain MLP graph": _peer(plain_mlp, model="baseline", replayed=True),
     },
