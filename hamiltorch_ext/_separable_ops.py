@@ -84,8 +84,8 @@ def system_of(H: SeparableHamiltonian, dt: Tensor, condition: Tensor | None, met
     kinetic = None if H.kinetic_network is None else H.kinetic_network.description
     inverse_mass = None
     if kinetic is None:
-        one = potential.weights[0].new_ones(H.dim // 2)
-        inverse_mass = one if H.log_mass is None else torch.exp(-H.log_mass)
+        log_mass = potential.weights[0].new_zeros(H.dim // 2) if H.log_mass is None else H.log_mass
+        inverse_mass = torch.exp(-log_mass)
     return System(
         dt,
         list(potential.weights),

@@ -168,8 +168,8 @@ def rollout(
             O(steps batch dim) either way).
         save_every: return no more than every so many-th state, of which ``steps`` must be a multiple. The steps between
             two of them run again in the backward pass, one stretch at a time: memory of O(steps / save_every batch dim)
-            and what one stretch takes, for one more rollout's time. Of rollouts that run natively, and not with
-            "extended", of whose two copies of the phase space a state is one.
+            and what one stretch takes, for one more rollout's time; the parameters must not change before it. Of
+            rollouts that run natively, and not with "extended", of whose two copies of the phase space a state is one.
         backend: "native" (fused kernels, or an error that says why not), "reference" (torch autograd), or "auto":
             native where the kernels know H, the method and the device, else reference with a warning that says why.
             A ``SeparableHamiltonian`` runs natively with "symplectic_euler", "leapfrog", "stormer_verlet" and
@@ -233,6 +233,7 @@ def rollout(
     system = _separable_field(H, condition) if analytic else reference.field(H, condition)
     explicit = table.explicit or (system.separable and table.explicit_if_separable)
     seen_through = (isinstance(mlp, MLP) or analytic) and backend != "native" and _transformed()
+    reason = None
     if seen_through:
         # torch.func and forward mode see through plain operations only: neither a native call nor an autograd pass.
         if not explicit:
@@ -258,7 +259,8 @@ def rollout(
                 energy = H
                 stretch = partial(_native_separable, _separable_ops.system_of(H, dt, rows(condition), method))
             trajectory, info = _by_stretches(stretch, z0, int(steps), int(save_every))
-            if not explicit and not return_info:  # which waits for the device
+            solves = isinstance(mlp, MLP) and not table.explicit
+            if solves and not return_info:  # which waits for the device
                 warn_of_failures(info.converged, settings.tolerance(z0.dtype))
             energies = energies_at(energy, trajectory, condition) if return_energy else None
             return chosen(trajectory, energies, info if return_info else None)
@@ -267,7 +269,8 @@ def rollout(
         if not analytic and save_every == 1:
             warnings.warn(f"running on the torch reference path, many times slower: {reason}", stacklevel=3)
     if save_every > 1:
-        raise ValueError(f"save_every must be 1 where no kernel runs the rollout, got {save_every}")
+        why = "" if reason is None else f": {reason}"
+        raise ValueError(f"save_every must be 1 where no kernel runs the rollout, got {save_every}{why}")
     # The native operator checks dt's value where it reads it; so does this, but not while tracing. On a GPU neither
     # does: to read it would be to wait for the device.
     if dt.device.type == "cpu" and not seen_through and not torch.compiler.is_compiling() and not torch.isfinite(dt):
@@ -447,7 +450,12 @@ def _native_extended(mlp: MLP, z0: Tensor, dt: Tensor, steps: int, condition: Te
 
 
 def _nothing_solved(steps: int, z0: Tensor) -> RolloutInfo:
-    return reference.gather_reports([[]] * int(steps), z0)
+    shape = (*z0.shape[:-1], steps)
+    return RolloutInfo(
+        torch.ones(shape, dtype=torch.bool, device=z0.device),
+        torch.zeros(shape, dtype=torch.int64, device=z0.device),
+        torch.zeros(shape, dtype=z0.dtype, device=z0.device),
+    )
 
 
 def _transformed() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -842,15 +843,25 @@ def test_sanitized_runs_are_checked(modules, monkeypatch, capsys):
     assert "leapfrog" not in said
 
 
-def test_sanitized_rollouts_of_eight_samples_are_checked(modules, monkeypatch):
+def test_sanitized_rollouts_of_eight_samples_are_checked(modules, monkeypatch, capsys):
     name, rollout = "leapfrog of masses", modules.sanitize_case.rollout
 
-    def wrong(*arguments, backend, **options):
-        return (1.01 if backend == "native" else 1) * rollout(*arguments, backend=backend, **options)
+    def wrong(H, *arguments, backend, **options):
+        trajectory = rollout(H, *arguments, backend=backend, **options)
+        if backend == "native" and getattr(H, "kinetic", None) == "mass":
+            H.potential.layers[0].bias.register_hook(lambda grad: grad * float("nan"))
+        return trajectory
 
     assert modules.sanitize_case.energy_error(name, "cpu") < 1e-5
     monkeypatch.setattr(modules.sanitize_case, "rollout", wrong)
-    assert modules.sanitize_case.energy_error(name, "cpu") > modules.sanitize_case.FAR_OFF
+    assert math.isnan(modules.sanitize_case.energy_error(name, "cpu"))
+    monkeypatch.setattr(modules.sanitize_case.machine, "restrict", lambda threads: None)
+    monkeypatch.setattr(modules.sanitize_case, "WIDTHS", ())
+    monkeypatch.setattr(modules.sanitize_case, "LAGRANGIAN_WIDTHS", ())
+    assert modules.sanitize_case.main(["--device", "cpu"]) == 1
+    said = capsys.readouterr().out
+    assert f"WRONG: {name} float32: nan" in said
+    assert "5 runs, 1 wrong" in said
 
 
 def test_profiled_cases_run(modules, monkeypatch, capsys):

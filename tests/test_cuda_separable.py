@@ -71,7 +71,7 @@ def test_sizes(kinetic, d, hidden, batch, steps, device):
 
 
 @on_gpu
-@pytest.mark.parametrize(("hidden", "other"), [((5,), (40, 3, 9)), ((17, 33, 4), (2,))])
+@pytest.mark.parametrize(("hidden", "other"), [((5,), (80, 3, 9)), ((17, 33, 4), (2,))])
 def test_networks_of_different_sizes(hidden, other, device):
     H = separable(3, hidden, kinetic="mlp", condition_dim=1)
     H.kinetic_network = separable(3, other, condition_dim=1).potential

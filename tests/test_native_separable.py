@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import on_threads
 from stages import ACTIVATIONS, F64, everything, separable, states
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import gradcheck
 
 from hamiltorch_ext import diagnostics, rollout
@@ -207,6 +208,21 @@ def test_compiled():
         value.backward()
         results.append((value.detach(), leaf.grad))
     torch.testing.assert_close(results[0], results[1])
+
+
+def test_compiled_once_for_any_number_of_steps():
+    """Which are none of the other sizes: equal ones are taken for the same."""
+    H, z0 = separable(3), states(11, 6)
+    counter = CompileCounterWithBackend("aot_eager")
+
+    def run(z0, steps):
+        return rollout(H, z0, 0.3, steps, method="leapfrog", backend="native")
+
+    torch.compiler.reset()
+    compiled = torch.compile(run, fullgraph=True, backend=counter, dynamic=True)
+    for steps in (15, 16, 17, 18):
+        torch.testing.assert_close(compiled(z0, steps), run(z0, steps))
+    assert counter.frame_count == 1
 
 
 def test_differentiable_once():

@@ -117,7 +117,7 @@ BlockWorkspaceParts block_workspace_parts(const CudaBlockPlan& plan, const Block
   return workspace_from(0, plan, block_layout(plan, size), size.is_double);
 }
 
-// The networks take turns, product by product: their scratch is one, the larger's.
+// The networks take turns, gradient by gradient (SeparableBlock): their scratch is one, the larger's.
 SeparablePlaces separable_places(const CudaBlockPlan& plan, const CudaSeparableSize& size) {
   SeparablePlaces places{};
   const auto place = [&](Half half, int64_t kept_from, int64_t begin) {

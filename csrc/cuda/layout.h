@@ -58,7 +58,7 @@ struct BasicLayout {
   int partials;
   int vectors, vectors_size;
   int slices[kMostHidden];  // row-major matrices, or where the packed ones begin
-  int scratch_size;         // exchange, local and partials: what nobody needs between products
+  int scratch_size;         // exchange, local and partials: what nobody needs once a gradient has been gathered
   int shared_size;          // whatever is in it
   bool fits;                // whether 32 bits can count all of this
   // Offsets in the vectors.
@@ -119,7 +119,7 @@ struct LayoutRequest {
   int state_count;  // vectors of layer 0's rows that the algorithm keeps
   int state_columns;
   int64_t more;       // elements of what else it has
-  int64_t kept_from;  // where in shared memory what lasts between products begins at the earliest
+  int64_t kept_from;  // where in shared memory what is not scratch begins at the earliest
   int unit_size;      // elements of one packed 16 x 16 unit
 };
 

@@ -34,6 +34,8 @@ struct SeparableEngines {
   Network of[2];
 };
 
+// The networks share scratch: a turn is `evaluate`, perhaps `multiply`, and `gather`, all of one half, which ends with
+// the block's barrier.
 template <class Engines>
 class SeparableBlock {
  public:
