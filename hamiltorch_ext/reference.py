@@ -117,7 +117,7 @@ def rollout(
     max_iterations: int = 50,
     binding: float = 1.0,
 ) -> Any:
-    """Roll z0 (..., 2d) forward ``steps`` steps; returns (..., steps + 1, 2d), where asked energies (..., steps + 1), info.
+    """Roll z0 (..., 2d) forward ``steps`` steps; returns (..., steps + 1, 2d), and energies and info where asked.
 
     The arguments are those of ``hamiltorch_ext.rollout``.
     """
