@@ -1,14 +1,10 @@
 // The CUDA kernels of rollouts of T(p) + V(q) on the emulator, for the sanitizers, as emulator_extended_test.cpp: the
 // rollout and its adjoint from every place, with a network T and with masses.
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <limits>
-#include <random>
-#include <string>
 #include <vector>
 
-#include "expect.h"
+#include "emulated_block.h"
 #include "hamiltorch/cuda_separable.h"
 
 using namespace hamiltorch;
@@ -19,9 +15,11 @@ using Widths = std::vector<int64_t>;
 
 // Stoermer-Verlet; no widths of T: masses.
 template <class T>
-class Problem {
+class Problem : Inputs<T> {
+  using Inputs<T>::kNan, Inputs<T>::keep, Inputs<T>::all, Inputs<T>::normal;
+
  public:
-  Problem(int64_t dim, const Widths& potential, const Widths& kinetic, int64_t batch, int64_t steps) : generator_(1) {
+  Problem(int64_t dim, const Widths& potential, const Widths& kinetic, int64_t batch, int64_t steps) {
     for (const Half half : {kPotential, kKinetic}) {
       const Widths& widths = half == kPotential ? potential : kinetic;
       CudaBlockRollout<T>& network = rollout_.networks[half];
@@ -74,59 +72,17 @@ class Problem {
   }
 
  private:
-  static constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
-  static size_t count(int64_t n) { return static_cast<size_t>(n); }
-
-  const T* keep(std::vector<T> values) {
-    memory_.push_back(std::move(values));
-    return memory_.back().data();
-  }
-  const T* normal(int64_t n, double scale) {
-    std::normal_distribution<double> distribution;
-    std::vector<T> values(count(n));
-    for (T& value : values) value = static_cast<T>(scale * distribution(generator_));
-    return keep(std::move(values));
-  }
-
-  std::mt19937 generator_;
-  std::vector<std::vector<T>> memory_;
   CudaSeparableRollout<T> rollout_{};
   const T *z0_, *grad_;
 };
 
-// On devices with less and less shared memory, until none is left on which it runs.
-template <class T>
-void every_place(const Problem<T>& problem) {
-  GpuDescription gpu = {90, 2, 232448, {}};
-  CudaBlockPlan plan{};
-  std::string why;
-  std::vector<T> first;
-  while (cuda_separable_plan(problem.size(), gpu, &plan, &why)) {
-    const std::string name =
-        "weights " + std::to_string(plan.weights) + (plan.vectors_global ? ", vectors global" : "");
-    for (const uint64_t seed : {1, 2}) {
-      const std::vector<T> got = problem.run(plan, seed);
-      if (first.empty()) first = got;
-      expect(std::memcmp(got.data(), first.data(), got.size() * sizeof(T)) == 0,
-             name + " under seed " + std::to_string(seed) + " differs from the first");
-    }
-    gpu.shared_bytes = static_cast<int>(plan.shared_bytes) - 1;
-  }
-  expect(!first.empty(), "there is a place");
-}
-
 }  // namespace
 
 int main() {
-  every_place(Problem<float>(3, {20, 5}, {7}, 17, 2));  // more than both blocks take at once
-#if !defined(__SANITIZE_THREAD__)                       // which is many times slower
-  every_place(Problem<double>(17, {33, 4}, {}, 2, 1));
-  every_place(Problem<float>(33, {5}, {5, 40}, 1, 2));
+  every_place(Problem<float>(3, {20, 5}, {7}, 17, 2), cuda_separable_plan);  // more than both blocks take at once
+#if !defined(__SANITIZE_THREAD__)                                            // which is many times slower
+  every_place(Problem<double>(17, {33, 4}, {}, 2, 1), cuda_separable_plan);
+  every_place(Problem<float>(33, {5}, {5, 40}, 1, 2), cuda_separable_plan);
 #endif
-  if (failures) {
-    std::printf("%d failed\n", failures);
-  } else {
-    std::printf("emulated tests of T(p) + V(q) passed\n");
-  }
-  return failures != 0;
+  return report("T(p) + V(q)");
 }

@@ -2,14 +2,10 @@
 // rollout and its adjoint from every place, with steps that Broyden's method solves and steps that take GMRES. Values
 // are compared between places and between orders of the threads; the Python tests compare them with an oracle.
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <limits>
-#include <random>
-#include <string>
 #include <vector>
 
-#include "expect.h"
+#include "emulated_block.h"
 #include "hamiltorch/cuda_variational.h"
 
 using namespace hamiltorch;
@@ -17,10 +13,12 @@ using namespace hamiltorch;
 namespace {
 
 template <class T>
-class Problem {
+class Problem : Inputs<T> {
+  using Inputs<T>::kNan, Inputs<T>::keep, Inputs<T>::all, Inputs<T>::normal;
+
  public:
   Problem(int64_t dim, std::vector<int64_t> widths, int64_t batch, int64_t steps, double dt, Activation activation)
-      : generator_(1), dim_(dim), batch_(batch), steps_(steps) {
+      : dim_(dim), batch_(batch), steps_(steps) {
     rollout_.dim = dim;
     rollout_.widths = widths;
     rollout_.activation = activation;
@@ -81,62 +79,20 @@ class Problem {
   }
 
  private:
-  static constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
-  static size_t count(int64_t n) { return static_cast<size_t>(n); }
-
-  const T* keep(std::vector<T> values) {
-    memory_.push_back(std::move(values));
-    return memory_.back().data();
-  }
-  const T* all(int64_t n, T value) { return keep(std::vector<T>(count(n), value)); }
-  const T* normal(int64_t n, double scale) {
-    std::normal_distribution<double> distribution;
-    std::vector<T> values(count(n));
-    for (T& value : values) value = static_cast<T>(scale * distribution(generator_));
-    return keep(std::move(values));
-  }
-
-  std::mt19937 generator_;
   int64_t dim_, batch_, steps_;
-  std::vector<std::vector<T>> memory_;
   CudaDelRollout<T> rollout_{};
   const T *q0_, *q1_, *impulses_, *grad_;
 };
 
-// On devices with less and less shared memory, until none is left on which it runs.
-template <class T>
-void every_place(const Problem<T>& problem) {
-  GpuDescription gpu = {90, 2, 232448, {}};
-  CudaBlockPlan plan{};
-  std::string why;
-  std::vector<T> first;
-  while (cuda_del_plan(problem.size(), gpu, &plan, &why)) {
-    const std::string name =
-        "weights " + std::to_string(plan.weights) + (plan.vectors_global ? ", vectors global" : "");
-    for (const uint64_t seed : {1, 2}) {
-      const std::vector<T> got = problem.run(plan, seed);
-      if (first.empty()) first = got;
-      expect(std::memcmp(got.data(), first.data(), got.size() * sizeof(T)) == 0,
-             name + " under seed " + std::to_string(seed) + " differs from the first");
-    }
-    gpu.shared_bytes = static_cast<int>(plan.shared_bytes) - 1;
-  }
-}
-
 }  // namespace
 
 int main() {
-  every_place(Problem<float>(3, {20, 5}, 9, 2, 0.8, Activation::kTanh));
+  every_place(Problem<float>(3, {20, 5}, 9, 2, 0.8, Activation::kTanh), cuda_del_plan);
 #if !defined(__SANITIZE_THREAD__)  // which is many times slower
-  every_place(Problem<double>(3, {20, 5}, 9, 2, 0.4, Activation::kSin));
-  every_place(Problem<double>(64, {64}, 1, 1, 1.0, Activation::kTanh));  // GMRES begins anew
-  every_place(Problem<double>(1, {33, 4, 17}, 17, 2, 0.2, Activation::kGelu));
-  every_place(Problem<float>(33, {40}, 2, 1, 0.2, Activation::kSilu));
+  every_place(Problem<double>(3, {20, 5}, 9, 2, 0.4, Activation::kSin), cuda_del_plan);
+  every_place(Problem<double>(64, {64}, 1, 1, 1.0, Activation::kTanh), cuda_del_plan);  // GMRES begins anew
+  every_place(Problem<double>(1, {33, 4, 17}, 17, 2, 0.2, Activation::kGelu), cuda_del_plan);
+  every_place(Problem<float>(33, {40}, 2, 1, 0.2, Activation::kSilu), cuda_del_plan);
 #endif
-  if (failures) {
-    std::printf("%d failed\n", failures);
-  } else {
-    std::printf("emulated discrete Euler-Lagrange tests passed\n");
-  }
-  return failures != 0;
+  return report("discrete Euler-Lagrange equations");
 }
