@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -45,6 +45,13 @@ OPERATORS = {
     "discrete": _discrete_gradient_ops,
     "separable": _separable_ops,
 }
+SHARED = 232448  # bytes of a block's shared memory, an H100's
+# Hidden layers, a GPU, and why no rollout of eight samples on a block has a plan there.
+NO_PLAN = [
+    ((4,), (75, 68, 65536), r"compute capability 8\.0 or newer, the device has 7\.5"),
+    ((600,), (90, 132, 10_000), "the network needs at least .* bytes of shared memory"),
+    ((3,) * 32, (90, 132, SHARED), "at most 31 hidden layers, got 32"),
+]
 GUARD = 4096  # bytes on either side of a workspace, which nobody may write
 
 
@@ -54,7 +61,7 @@ class Emulator:
     and bytes of shared memory in a block; another for backward passes if need be. ``seed`` is of the order in which the
     threads run."""
 
-    gpu: Gpu = (90, 8, 232448)
+    gpu: Gpu = (90, 8, SHARED)
     adjoint_gpu: Gpu | None = None
     seed: int = 1
 
@@ -131,6 +138,9 @@ class Emulator:
             assert (guard == 0xFF).all(), "the kernel has written beyond its workspace"
 
 
+ORDERS = [Emulator(seed=order) for order in (1, 2, 3)]  # of the threads
+
+
 @contextmanager
 def emulated_gpu(emulator: Emulator | None = None) -> Iterator[None]:
     """Rollouts of tensors on the CPU run as those of CUDA tensors do, precisions included, on the emulator.
@@ -174,10 +184,10 @@ def emulated_gpu(emulator: Emulator | None = None) -> Iterator[None]:
         library._destroy()
 
 
-def every_place(plan: Callable[[Gpu], Any], shared: int) -> list[tuple[Gpu, tuple[int, bool]]]:
+def every_place(plan: Callable[[Gpu], Any]) -> list[tuple[Gpu, tuple[int, bool]]]:
     """Devices with less and less shared memory until none is left with a plan, and what is where by it."""
     found: list[tuple[Gpu, tuple[int, bool]]] = []
-    gpu = (90, 1, shared)
+    gpu = (90, 1, SHARED)
     while True:
         try:
             there = plan(gpu)
@@ -185,6 +195,19 @@ def every_place(plan: Callable[[Gpu], Any], shared: int) -> list[tuple[Gpu, tupl
             return found
         found.append((gpu, (there.weights, there.vectors_global)))
         gpu = (90, 1, there.shared_bytes - 1)
+
+
+def assert_same_bits(emulators: Iterable[Emulator], run: Callable[[], dict[str, Tensor]]) -> None:
+    """What ``run`` returns is the same on all of them."""
+    first: dict[str, Tensor] = {}
+    for emulator in emulators:
+        with emulated_gpu(emulator):
+            got = run()
+        first = first or got
+        assert got.keys() == first.keys()
+        for name, value in first.items():
+            assert torch.equal(got[name], value), (emulator, name)
+    assert first
 
 
 @lru_cache(maxsize=1)

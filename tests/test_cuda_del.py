@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from emulation import Emulator, Gpu, emulated_gpu, every_place
+from emulation import NO_PLAN, ORDERS, SHARED, Emulator, Gpu, assert_same_bits, emulated_gpu, every_place
 from helpers import on
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +19,6 @@ from hamiltorch_ext import DiscreteLagrangianMLP, MechanicalLagrangian, _cuda_de
 from hamiltorch_ext.lagrangians import D2
 from hamiltorch_ext.variational import del_residual
 
-SHARED = 232448  # bytes of a block's shared memory
 on_gpu = on("emulated", "cuda")
 
 
@@ -38,6 +37,11 @@ def run(L, arguments, steps, device="cpu", dtype=F64, backend="native", **option
     q, info, gradients = values_and_gradients(*on_device(L, arguments, device, dtype), steps, backend, **options)
     info = type(info)(*(field.cpu() for field in info))
     return q.cpu(), info, {name: g.cpu() for name, g in gradients.items()}
+
+
+def tensors(found):
+    """The trajectory and the gradients of what ``run`` found."""
+    return {"q": found[0], **found[2]}
 
 
 def assert_same(got, want, tolerance=1e-9):
@@ -122,7 +126,7 @@ def plan(d: int, hidden: tuple[int, ...], batch: int = 1, is_double: bool = True
 
 
 def plans(d: int, hidden: tuple[int, ...], batch: int, is_double: bool) -> list[tuple[Gpu, tuple[int, bool]]]:
-    return every_place(lambda gpu: plan(d, hidden, batch, is_double, gpu), SHARED)
+    return every_place(lambda gpu: plan(d, hidden, batch, is_double, gpu))
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
@@ -131,13 +135,8 @@ def test_every_place(name, dtype):
     """Where things are changes no bit. The blocks are too few: one takes all samples, eight at a time."""
     size = PLACES[name]
     L, arguments = problem(**size, steps=2)
-    first = None
-    for gpu, _ in plans(**size, is_double=dtype == F64):
-        with emulated_gpu(Emulator(gpu)):
-            got = run(L, arguments, 2, dtype=dtype)
-        first = first or got
-        assert torch.equal(got[0], first[0])
-        assert all(torch.equal(got[2][name], first[2][name]) for name in first[2])
+    emulators = [Emulator(gpu) for gpu, _ in plans(**size, is_double=dtype == F64)]
+    assert_same_bits(emulators, lambda: tensors(run(L, arguments, 2, dtype=dtype)))
 
 
 def test_the_places_above_are_all():
@@ -149,13 +148,7 @@ def test_the_places_above_are_all():
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
 def test_no_order_of_threads_changes_a_bit(dtype):
     L, arguments = problem(3, (17, 5), 2, 2, condition_dim=1)
-    first = None
-    for order in (1, 2, 3):
-        with emulated_gpu(Emulator(seed=order)):
-            got = run(L, arguments, 2, dtype=dtype)
-        first = first or got
-        assert torch.equal(got[0], first[0])
-        assert all(torch.equal(got[2][name], first[2][name]) for name in first[2])
+    assert_same_bits(ORDERS, lambda: tensors(run(L, arguments, 2, dtype=dtype)))
 
 
 def test_gradients_in_parts(monkeypatch):
@@ -190,14 +183,7 @@ def test_plans_fit_the_device(data):
     assert there.shared_bytes >= in_shared
 
 
-@pytest.mark.parametrize(
-    ("hidden", "gpu", "reason"),
-    [
-        ((4,), (75, 68, 65536), r"compute capability 8\.0 or newer, the device has 7\.5"),
-        ((600,), (90, 132, 10_000), "the network needs at least .* bytes of shared memory"),
-        ((3,) * 32, (90, 132, SHARED), "at most 31 hidden layers, got 32"),
-    ],
-)
+@pytest.mark.parametrize(("hidden", "gpu", "reason"), NO_PLAN)
 def test_reasons(hidden, gpu, reason):
     L, q = DiscreteLagrangianMLP(2, hidden), torch.zeros(3, 2)
     with emulated_gpu(Emulator(gpu)):

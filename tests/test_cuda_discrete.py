@@ -8,14 +8,13 @@ import math
 
 import pytest
 import torch
-from emulation import Emulator, Gpu, emulated_gpu, every_place
+from emulation import NO_PLAN, ORDERS, SHARED, Emulator, Gpu, assert_same_bits, emulated_gpu, every_place
 from helpers import on
 from stages import ACTIVATIONS, F64, everything, everything_ported, network, states, system, values
 
 from hamiltorch_ext import port_rollout, reference, rollout
 
 METHOD = "discrete_gradient"
-SHARED = 232448  # bytes of a block's shared memory
 on_gpu = on("emulated", "cuda")
 
 
@@ -183,7 +182,7 @@ def plan(d: int, hidden: tuple[int, ...], batch: int = 1, is_double: bool = True
 
 
 def plans(d: int, hidden: tuple[int, ...], batch: int, is_double: bool) -> list[tuple[Gpu, tuple[int, bool]]]:
-    return every_place(lambda gpu: plan(d, hidden, batch, is_double, gpu), SHARED)
+    return every_place(lambda gpu: plan(d, hidden, batch, is_double, gpu))
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
@@ -193,12 +192,13 @@ def test_every_place(name, dtype):
     other kernels differentiate. The blocks are too few: one takes all samples, eight at a time."""
     size = PLACES[name]
     H, z0 = network(size["d"], size["hidden"]), states(size["batch"], 2 * size["d"])
-    first = None
-    for gpu, _ in plans(**size, is_double=dtype == F64):
-        with emulated_gpu(Emulator(gpu)):
-            got = run(H, z0, 1, dtype=dtype)
-        first = first or got
-        assert all(torch.equal(got[0][name], first[0][name]) for name in ("trajectory", "z0"))
+    emulators = [Emulator(gpu) for gpu, _ in plans(**size, is_double=dtype == F64)]
+
+    def rolled():
+        found, _ = run(H, z0, 1, dtype=dtype)
+        return {name: found[name] for name in ("trajectory", "z0")}
+
+    assert_same_bits(emulators, rolled)
 
 
 def test_the_places_above_are_all():
@@ -209,22 +209,10 @@ def test_the_places_above_are_all():
 
 def test_no_order_of_threads_changes_a_bit():
     port, z0, u = system(2), states(3, 4), states(3, 2, 2)
-    first = None
-    for order in (1, 2, 3):
-        with emulated_gpu(Emulator(seed=order)):
-            got = everything_ported(port, z0, u, 0.3, "native")
-        first = first or got
-        assert all(torch.equal(got[name], first[name]) for name in first)
+    assert_same_bits(ORDERS, lambda: everything_ported(port, z0, u, 0.3, "native"))
 
 
-@pytest.mark.parametrize(
-    ("hidden", "gpu", "reason"),
-    [
-        ((4,), (75, 68, 65536), r"compute capability 8\.0 or newer, the device has 7\.5"),
-        ((600,), (90, 132, 10_000), "the network needs at least .* bytes of shared memory"),
-        ((3,) * 32, (90, 132, SHARED), "at most 31 hidden layers, got 32"),
-    ],
-)
+@pytest.mark.parametrize(("hidden", "gpu", "reason"), NO_PLAN)
 def test_reasons(hidden, gpu, reason):
     with pytest.raises(ValueError, match=reason):
         plan(2, hidden, gpu=gpu)

@@ -9,14 +9,13 @@ from functools import partial
 
 import pytest
 import torch
-from emulation import Emulator, Gpu, emulated_gpu, every_place
+from emulation import NO_PLAN, ORDERS, SHARED, Emulator, Gpu, assert_same_bits, emulated_gpu, every_place
 from helpers import on
 from stages import ACTIVATIONS, F64, METHODS, everything, network, separable, states, values
 
 from hamiltorch_ext import _cuda_implicit, reference, rollout
 from hamiltorch_ext.activations import ACTIVATIONS as TABLE
 
-SHARED = 232448  # bytes of a block's shared memory
 on_gpu = on("emulated", "cuda")
 
 
@@ -149,7 +148,7 @@ def plan(d: int, hidden: tuple[int, ...], batch: int = 1, is_double: bool = True
 
 
 def plans(d: int, hidden: tuple[int, ...], batch: int, is_double: bool) -> list[tuple[Gpu, tuple[int, bool]]]:
-    return every_place(lambda gpu: plan(d, hidden, batch, is_double, gpu), SHARED)
+    return every_place(lambda gpu: plan(d, hidden, batch, is_double, gpu))
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
@@ -158,12 +157,8 @@ def test_every_place(name, dtype):
     """Where things are changes no bit. The blocks are too few: one takes all samples, eight at a time."""
     size = PLACES[name]
     H, z0 = network(size["d"], size["hidden"]), states(size["batch"], 2 * size["d"])
-    first = None
-    for gpu, _ in plans(**size, is_double=dtype == F64):
-        with emulated_gpu(Emulator(gpu)):
-            got = run(H, z0, 1, "stormer_verlet", dtype=dtype)
-        first = first or got
-        assert equal(got, first)
+    emulators = [Emulator(gpu) for gpu, _ in plans(**size, is_double=dtype == F64)]
+    assert_same_bits(emulators, lambda: run(H, z0, 1, "stormer_verlet", dtype=dtype)[0])
 
 
 def test_the_places_above_are_all():
@@ -174,12 +169,7 @@ def test_the_places_above_are_all():
 
 def test_no_order_of_threads_changes_a_bit():
     H, z0, condition = network(3, (17, 5), condition_dim=1), states(2, 6), states(2, 1)
-    first = None
-    for order in (1, 2, 3):
-        with emulated_gpu(Emulator(seed=order)):
-            got = run(H, z0, 1, "implicit_midpoint", condition=condition)
-        first = first or got
-        assert equal(got, first)
+    assert_same_bits(ORDERS, lambda: run(H, z0, 1, "implicit_midpoint", condition=condition)[0])
 
 
 def test_gradients_in_parts(monkeypatch):
@@ -190,14 +180,7 @@ def test_gradients_in_parts(monkeypatch):
         assert_same(run(H, z0, 3, "stormer_verlet", condition=condition), want)
 
 
-@pytest.mark.parametrize(
-    ("hidden", "gpu", "reason"),
-    [
-        ((4,), (75, 68, 65536), r"compute capability 8\.0 or newer, the device has 7\.5"),
-        ((600,), (90, 132, 10_000), "the network needs at least .* bytes of shared memory"),
-        ((3,) * 32, (90, 132, SHARED), "at most 31 hidden layers, got 32"),
-    ],
-)
+@pytest.mark.parametrize(("hidden", "gpu", "reason"), NO_PLAN)
 def test_reasons(hidden, gpu, reason):
     with pytest.raises(ValueError, match=reason):
         plan(2, hidden, gpu=gpu)

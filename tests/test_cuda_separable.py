@@ -8,14 +8,13 @@ import math
 
 import pytest
 import torch
-from emulation import Emulator, Gpu, emulated_gpu, every_place
+from emulation import NO_PLAN, ORDERS, SHARED, Emulator, Gpu, assert_same_bits, emulated_gpu, every_place
 from helpers import on
 from stages import ACTIVATIONS, F64, everything, separable, states, values
 
 from hamiltorch_ext import PortHamiltonian, _cuda_implicit, port_rollout, rollout
 from hamiltorch_ext._separable_ops import METHODS
 
-SHARED = 232448  # bytes of a block's shared memory
 KINETIC = ["mass", "identity", "mlp"]
 on_gpu = on("emulated", "cuda")
 
@@ -40,10 +39,6 @@ def assert_same(got, want, tolerance=1e-11):
 
 def check(H, z0, steps, device, **options):
     assert_same(run(H, z0, steps, device, **options), run(H, z0, steps, backend="reference", **options))
-
-
-def equal(one, other):
-    return all(torch.equal(one[name], other[name]) for name in one)
 
 
 @on_gpu
@@ -194,7 +189,7 @@ def plan(d: int, hidden: tuple[int, ...], batch: int = 1, is_double: bool = True
 
 
 def plans(d: int, hidden: tuple[int, ...], batch: int, is_double: bool) -> list[tuple[Gpu, tuple[int, bool]]]:
-    return every_place(lambda gpu: plan(d, hidden, batch, is_double, gpu), SHARED)
+    return every_place(lambda gpu: plan(d, hidden, batch, is_double, gpu))
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
@@ -203,12 +198,8 @@ def test_every_place(name, dtype):
     """Where things are changes no bit. The blocks are too few: one takes all samples, eight at a time."""
     size = PLACES[name]
     H, z0 = separable(size["d"], size["hidden"], kinetic="mlp"), states(size["batch"], 2 * size["d"])
-    first = None
-    for gpu, _ in plans(**size, is_double=dtype == F64):
-        with emulated_gpu(Emulator(gpu)):
-            got = run(H, z0, 1, dtype=dtype)
-        first = first or got
-        assert equal(got, first)
+    emulators = [Emulator(gpu) for gpu, _ in plans(**size, is_double=dtype == F64)]
+    assert_same_bits(emulators, lambda: run(H, z0, 1, dtype=dtype))
 
 
 def test_the_places_above_are_all():
@@ -225,22 +216,10 @@ def test_what_products_need_is_one_for_both_networks():
 @pytest.mark.parametrize("kinetic", ["mass", "mlp"])
 def test_no_order_of_threads_changes_a_bit(kinetic):
     H, z0, condition = separable(3, (17, 5), kinetic=kinetic, condition_dim=1), states(2, 6), states(2, 1)
-    first = None
-    for order in (1, 2, 3):
-        with emulated_gpu(Emulator(seed=order)):
-            got = run(H, z0, 2, condition=condition)
-        first = first or got
-        assert equal(got, first)
+    assert_same_bits(ORDERS, lambda: run(H, z0, 2, condition=condition))
 
 
-@pytest.mark.parametrize(
-    ("hidden", "gpu", "reason"),
-    [
-        ((4,), (75, 68, 65536), r"compute capability 8\.0 or newer, the device has 7\.5"),
-        ((600,), (90, 132, 10_000), "the network needs at least .* bytes of shared memory"),
-        ((3,) * 32, (90, 132, SHARED), "at most 31 hidden layers, got 32"),
-    ],
-)
+@pytest.mark.parametrize(("hidden", "gpu", "reason"), NO_PLAN)
 def test_reasons(hidden, gpu, reason):
     with pytest.raises(ValueError, match=reason):
         plan(2, hidden, gpu=gpu)
